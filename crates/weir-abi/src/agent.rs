@@ -1,0 +1,1 @@
+//! What the real server agent shares with its BPF programs.

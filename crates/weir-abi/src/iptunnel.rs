@@ -1,0 +1,1 @@
+//! What `weir iptunnel` shares with its BPF program: the maps of the Linux sample, byte for byte.
