@@ -9,8 +9,8 @@ pub const MAGIC: u32 = 0x7765_6972;
 /// | word | content |
 /// | --- | --- |
 /// | 0 | [`MAGIC`] (low 32), ABI version (high 32) |
-/// | 1 | live service table ([`ServiceTable`]) |
-/// | 2 | seed of the service table's index function |
+/// | 1 | live service table and its seed ([`ServiceTable`]) |
+/// | 2 | reserved, zero |
 /// | 3, 4 | secret key of the flow hash |
 /// | 5 | flow bucket mask (low 32; number of buckets - 1), tick shift (bits 32-39): tick = jiffies >> shift |
 /// | 6, 7 | reserved, zero |
@@ -34,10 +34,9 @@ impl<W: Words> Control<W> {
     pub fn service_table(&self) -> ServiceTable {
         ServiceTable(self.0.load(1))
     }
-    /// Seed of the service table's index function.
-    #[inline(always)]
-    pub fn service_seed(&self) -> u64 {
-        self.0.load(2)
+    /// Makes another table the live one; one store.
+    pub fn set_service_table(&self, table: ServiceTable) {
+        self.0.store(1, table.0);
     }
     /// Secret key of the flow hash.
     #[inline(always)]

@@ -131,23 +131,30 @@ impl<W: Words> Service<W> {
     }
 }
 
-/// Which part of the service map is live: base (low 32) and mask (high 32, entries - 1), in one word.
+/// Which part of the service map is live, and how keys are spread over it: base (bits 0-23), log2 of the number of
+/// entries (24-31), seed of [`service_index`] (32-63). All in one word, because a reader must never meet a table with
+/// another table's seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ServiceTable(pub u64);
 
 impl ServiceTable {
-    /// A table of `mask + 1` entries beginning at entry `base`.
-    pub fn new(base: u32, mask: u32) -> Self {
-        Self(base as u64 | (mask as u64) << 32)
+    /// A table of `1 << log2_size` entries beginning at entry `base` (24 bits), built under `seed`.
+    pub fn new(base: u32, log2_size: u32, seed: u32) -> Self {
+        Self(u64::from(base & 0xff_ffff) | u64::from(log2_size & 0x1f) << 24 | (seed as u64) << 32)
     }
     /// First entry.
     #[inline(always)]
     pub fn base(self) -> u32 {
-        self.0 as u32
+        self.0 as u32 & 0xff_ffff
     }
     /// Entries less one.
     #[inline(always)]
     pub fn mask(self) -> u32 {
+        (1u32 << ((self.0 >> 24) as u32 & 0x1f)) - 1
+    }
+    /// Seed of the table's index function.
+    #[inline(always)]
+    pub fn seed(self) -> u32 {
         (self.0 >> 32) as u32
     }
 }
@@ -157,7 +164,8 @@ impl ServiceTable {
 /// A multilinear mix, not a secret hash: who is balanced is the operator's choice and user space picks a `seed` under
 /// which no probe sequence is longer than [`MAX_PROBES`](crate::MAX_PROBES).
 #[inline(always)]
-pub fn service_index(key: &ServiceKey, seed: u64) -> u32 {
+pub fn service_index(key: &ServiceKey, seed: u32) -> u32 {
+    let seed = (seed as u64 + 1).wrapping_mul(0x8ebc_6af0_9c88_c6e3);
     let mut x = (key.vip.0[0] ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x = x.wrapping_add((key.vip.0[1] ^ seed).wrapping_mul(0xd6e8_feb8_6659_fd93));
     x = x.wrapping_add((key.word() ^ seed).wrapping_mul(0xa076_1d64_78bd_642f));

@@ -1,2 +1,70 @@
-//! Placeholder.
-fn main() {}
+//! The one binary: which command was asked for, and how its outcome is told.
+//!
+//! Owns: the command line's first level, exit codes, how an error is printed. Each command lives in its own module.
+//! Invariant: a failed command prints one `error: …` line (what was being done, to what, why it failed) and, where
+//! there is something to do about it, one `help: …` line; its exit code is not 0.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod advice;
+mod iptunnel;
+mod lab;
+mod real;
+mod respond;
+
+/// A layer-4 load balancer for Linux: XDP, IPIP, direct server return.
+#[derive(Debug, Parser)]
+#[command(name = "weir", disable_version_flag = true, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Set up, show and undo what a real server needs.
+    Real(real::RealArgs),
+    /// Try weir in network namespaces of its own.
+    Lab(lab::LabArgs),
+    /// Wrap packets for a VIP like the Linux sample `xdp_tx_iptunnel`.
+    #[command(disable_help_flag = true)]
+    Iptunnel {
+        /// The sample's options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Answer HTTP requests with a name.
+    #[command(hide = true)]
+    Respond(respond::RespondArgs),
+}
+
+fn main() -> ExitCode {
+    if is_called("xdp_tx_iptunnel") {
+        return iptunnel::main(std::env::args_os().skip(1));
+    }
+    match dispatch(CommandLine::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            advice::print(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Real(args) => real::run(args),
+        Command::Lab(args) => lab::run(args),
+        Command::Iptunnel { args } => Ok(iptunnel::main(args.into_iter())),
+        Command::Respond(args) => respond::run(args),
+    }
+}
+
+/// Whether the program was started under this name (by a link, most likely).
+fn is_called(name: &str) -> bool {
+    std::env::args_os().next().is_some_and(|zeroth| Path::new(&zeroth).file_name().is_some_and(|f| f == name))
+}
