@@ -1,2 +1,73 @@
-//! Placeholder.
-fn main() {}
+//! End-to-end tests of the `weir` binary in network namespaces, and the demonstration built on the same parts.
+//!
+//! Owns: the command line. May not touch: weir's crates; everything here goes through the `weir` binary as a user
+//! would, so that the tests hold for what is shipped.
+//!
+//! A new suite is a file `src/<suite>.rs` with a `pub(crate) const SUITE`, and a line in [`SUITES`]; see
+//! [`harness`] for an example.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+mod harness;
+mod interrupt;
+mod network;
+mod weir;
+
+use harness::Suite;
+use weir::Weir;
+
+/// Every suite, in the order they run.
+static SUITES: &[&Suite] = &[];
+
+/// End-to-end tests of weir in network namespaces.
+#[derive(Debug, Parser)]
+#[command(name = "weir-e2e")]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the suites; exit code 0 only if every case passed.
+    Run {
+        /// Only this suite; may be given more than once.
+        #[arg(long, value_name = "NAME")]
+        suite: Vec<String>,
+        /// Only cases whose name contains this.
+        #[arg(long, value_name = "TEXT")]
+        case: Option<String>,
+        /// The binary under test.
+        #[arg(long, value_name = "PATH")]
+        weir: PathBuf,
+    },
+    /// List suites and cases.
+    List,
+}
+
+fn main() -> ExitCode {
+    let outcome = match CommandLine::parse().command {
+        Command::Run { suite, case, weir } => run(&suite, case.as_deref(), weir),
+        Command::List => {
+            harness::list(SUITES);
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(names: &[String], case: Option<&str>, weir: PathBuf) -> anyhow::Result<ExitCode> {
+    let weir = Weir::new(weir)?;
+    interrupt::watch(weir.clone()).context("cannot watch for Ctrl-C")?;
+    let selected = harness::select(SUITES, names)?;
+    let tally = harness::run(&selected, case, &weir)?;
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

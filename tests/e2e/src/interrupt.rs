@@ -1,0 +1,47 @@
+//! Ctrl-C: labs are taken down before the program ends.
+//!
+//! Owns: SIGINT and SIGTERM of this process, the list of labs that are up. Invariant: every lab is in the list
+//! from before it is made until after it is gone.
+
+use std::sync::Mutex;
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::weir::Weir;
+
+static LABS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// From now on this lab is taken down on Ctrl-C.
+pub(crate) fn remember(lab: &str) {
+    labs().push(lab.to_owned());
+}
+
+/// The lab is gone, or meant to stay.
+pub(crate) fn forget(lab: &str) {
+    labs().retain(|known| known != lab);
+}
+
+fn labs() -> std::sync::MutexGuard<'static, Vec<String>> {
+    LABS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Starts the thread that waits for the signals. To be called before any other thread is started: those inherit
+/// that the signals are blocked. (Child processes do not; the standard library sees to that.)
+pub(crate) fn watch(weir: Weir) -> nix::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    std::thread::spawn(move || {
+        let Ok(signal) = signals.wait() else { return };
+        eprintln!("\n{signal}: taking down the lab");
+        for lab in labs().iter() {
+            let out = weir.run(&["lab", "down", "--name", lab]);
+            if !out.as_ref().is_ok_and(crate::weir::Output::ok) {
+                eprintln!("warning: the lab may not be gone; try `weir lab down --name {lab}`");
+            }
+        }
+        std::process::exit(128 + signal as i32);
+    });
+    Ok(())
+}
