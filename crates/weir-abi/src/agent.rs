@@ -1,1 +1,324 @@
 //! What the real server agent shares with its BPF programs.
+//!
+//! Owns: the agent's map names, their keys and values, and the reasons for which a packet is unwrapped, left alone or
+//! dropped, and a connection's segment size lowered. Holds no policy. Invariant: a layout changes only together with
+//! [`ABI_VERSION`](crate::ABI_VERSION), which stands in the configuration record of every agent.
+use crate::{Address, Family};
+
+/// Map of one [`ConfigRecord`]: an array.
+pub const CONFIG: &str = "AGENT_CONFIG";
+/// Map of addresses that mean something to the agent: a hash of [`AddressKey`] to a word of [`role`]s.
+pub const ADDRESSES: &str = "AGENT_ADDRESSES";
+/// Map of the networks directors send from: a longest-prefix-match trie of [`DirectorKey`] to a word that is 1.
+pub const DIRECTORS: &str = "AGENT_DIRECTORS";
+/// Per-CPU [`Count`](crate::Count)s indexed by [`Reason`].
+pub const REASONS: &str = "AGENT_REASONS";
+/// Per-CPU [`Count`](crate::Count)s indexed by [`ClampReason`].
+pub const CLAMPS: &str = "AGENT_CLAMPS";
+
+/// The program that unwraps in XDP.
+pub const UNWRAP_XDP: &str = "unwrap_xdp";
+/// The program that unwraps in tc, at ingress.
+pub const UNWRAP_TC: &str = "unwrap_tc";
+/// The program that lowers the segment size that the VIPs announce, in tc at egress.
+pub const CLAMP_MSS: &str = "clamp_mss";
+
+/// Entries in [`ADDRESSES`] and [`DIRECTORS`].
+pub mod capacity {
+    /// VIPs and the machine's own addresses together.
+    pub const ADDRESSES: u32 = 4096;
+    /// Networks of directors.
+    pub const DIRECTORS: u32 = 1024;
+}
+
+/// What an address in [`ADDRESSES`] is; one may be both.
+pub mod role {
+    /// One of the machine's own addresses: directors send wrapped packets to it.
+    pub const OWN: u64 = 1;
+    /// A VIP: wrapped packets are for it, and connections are answered from it.
+    pub const VIP: u64 = 2;
+}
+
+/// First half of word 0 of the configuration record: tells it from anything else ("agnt").
+pub const MAGIC: u32 = 0x6167_6e74;
+
+/// The agent's configuration as stored: 16 bytes.
+///
+/// | word | content |
+/// | --- | --- |
+/// | 0 | [`MAGIC`] (low 32), ABI version (high 32) |
+/// | 1 | [`SegmentLimits`] |
+pub type ConfigRecord = [u64; 2];
+
+/// Word 0 of a configuration record of this build.
+pub const IDENTITY: u64 = MAGIC as u64 | (crate::ABI_VERSION as u64) << 32;
+
+/// The largest TCP segment sizes a VIP may announce, bytes; in one word so that both change together.
+///
+/// IPv4 in bits 0-15, IPv6 in bits 16-31; 0 = no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SegmentLimits(pub u64);
+
+impl SegmentLimits {
+    /// Limits for both families.
+    pub const fn new(v4: u16, v6: u16) -> Self {
+        Self(v4 as u64 | (v6 as u64) << 16)
+    }
+    /// The limit for a family.
+    #[inline(always)]
+    pub const fn of(self, family: Family) -> u16 {
+        match family {
+            Family::V4 => self.0 as u16,
+            Family::V6 => (self.0 >> 16) as u16,
+        }
+    }
+}
+
+/// An address as a key: two words of address, one of family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct AddressKey(pub [u64; 3]);
+
+impl AddressKey {
+    /// The key of an address.
+    #[inline(always)]
+    pub const fn new(family: Family, address: Address) -> Self {
+        Self([address.0[0], address.0[1], family as u64])
+    }
+    /// The key's address, `None` when the family is none.
+    pub fn to_ip(self) -> Option<core::net::IpAddr> {
+        let family = match self.0[2] {
+            4 => Family::V4,
+            6 => Family::V6,
+            _ => return None,
+        };
+        Some(Address([self.0[0], self.0[1]]).to_ip(family))
+    }
+}
+
+/// A network as a key of a longest-prefix-match trie, 24 bytes: both families in one trie, told apart by the first byte
+/// of what is matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C, align(8))]
+pub struct DirectorKey {
+    /// Bits that must match, family included: 32 and the network's own prefix length.
+    pub bits: u32,
+    /// IP version and three zero bytes.
+    pub family: [u8; 4],
+    /// The address, an IPv4 one in the first four bytes.
+    pub address: [u64; 2],
+}
+
+impl DirectorKey {
+    /// Bits of the key in front of the address.
+    const FAMILY_BITS: u32 = 32;
+    /// Length of the key, bytes.
+    pub const LEN: usize = size_of::<Self>();
+
+    /// The key of a network.
+    #[inline(always)]
+    pub const fn network(family: Family, address: Address, prefix_len: u8) -> Self {
+        let bits = Self::FAMILY_BITS + prefix_len as u32;
+        Self { bits, family: [family as u8, 0, 0, 0], address: address.0 }
+    }
+    /// The key to look an address up with.
+    #[inline(always)]
+    pub const fn address(family: Family, address: Address) -> Self {
+        let all = match family {
+            Family::V4 => 32,
+            Family::V6 => 128,
+        };
+        Self::network(family, address, all)
+    }
+    /// The key as the kernel takes it.
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..4].copy_from_slice(&self.bits.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.family);
+        bytes[8..16].copy_from_slice(&self.address[0].to_ne_bytes());
+        bytes[16..].copy_from_slice(&self.address[1].to_ne_bytes());
+        bytes
+    }
+    /// The network of a key as the kernel gave it, `None` when it is none.
+    pub fn parse(bytes: &[u8; Self::LEN]) -> Option<(core::net::IpAddr, u8)> {
+        let bits = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let word = |at: usize| {
+            let mut eight = [0; 8];
+            eight.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_ne_bytes(eight)
+        };
+        let family = match bytes[4] {
+            4 => Family::V4,
+            6 => Family::V6,
+            _ => return None,
+        };
+        let prefix_len = u8::try_from(bits.checked_sub(Self::FAMILY_BITS)?).ok()?;
+        Some((Address([word(8), word(16)]).to_ip(family), prefix_len))
+    }
+}
+
+/// What happens to a packet that arrives at a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Left to the kernel, byte-identical.
+    Pass,
+    /// Discarded.
+    Drop,
+    /// Left to the kernel without its outer header.
+    Unwrap,
+}
+
+macro_rules! reasons {
+    ($(#[doc = $title:literal])* $enum:ident -> $outcome:ident;
+     $(#[doc = $doc:literal] $name:ident = $number:literal, $verdict:ident, $label:literal;)*) => {
+        $(#[doc = $title])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum $enum { $(#[doc = $doc] $name = $number,)* }
+
+        impl $enum {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+            /// Number of reasons = length of the counter array.
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// What goes with the reason.
+            #[inline(always)]
+            pub const fn verdict(self) -> $outcome {
+                match self { $(Self::$name => $outcome::$verdict,)* }
+            }
+            /// Name in reports.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+            /// One sentence for people.
+            pub const fn explain(self) -> &'static str {
+                match self { $(Self::$name => $doc,)* }
+            }
+            /// The reason with this number.
+            pub fn from_index(index: u32) -> Option<Self> {
+                Self::ALL.get(index as usize).copied()
+            }
+        }
+    };
+}
+
+reasons! {
+    #[doc = "Why an arriving packet got its verdict. Every packet has exactly one."]
+    Reason -> Verdict;
+    #[doc = "Neither IPv4 nor IPv6 (ARP, for example)."]
+    NotIp = 0, Pass, "not_ip";
+    #[doc = "VLAN-tagged; the agent has to be on the VLAN's own interface."]
+    VlanTagged = 1, Pass, "vlan_tagged";
+    #[doc = "Not an IP packet inside an IP packet: the machine's ordinary traffic."]
+    NotTunnel = 2, Pass, "not_tunnel";
+    #[doc = "Shorter than its outer header claims."]
+    OuterMalformed = 3, Pass, "outer_malformed";
+    #[doc = "Wrapped, but not by a director."]
+    NotDirector = 4, Pass, "not_director";
+    #[doc = "Wrapped by a director, but sent to none of the machine's own addresses."]
+    NotOwnAddress = 5, Pass, "not_own_address";
+    #[doc = "A fragment of a wrapped packet; the kernel puts it together and it stays wrapped."]
+    OuterFragment = 6, Pass, "outer_fragment";
+    #[doc = "Wrapped in an IPv6 header with extension headers."]
+    OuterExtension = 7, Pass, "outer_extension";
+    #[doc = "Wrapped by a director, but what is inside is to no VIP."]
+    NotVip = 8, Pass, "not_vip";
+    #[doc = "Wrapped by a director, but what is inside is no whole packet of the announced kind."]
+    InnerMalformed = 9, Drop, "inner_malformed";
+    #[doc = "Congestion was marked on the way, in a packet whose sender cannot understand the mark (RFC 6040)."]
+    EcnViolation = 10, Drop, "ecn_violation";
+    #[doc = "The kernel refused to remove the outer header."]
+    CannotShrink = 11, Drop, "cannot_shrink";
+    #[doc = "Unwrapped: IPv4 in IPv4."]
+    Unwrapped4In4 = 12, Unwrap, "unwrapped_4in4";
+    #[doc = "Unwrapped: IPv6 in IPv6."]
+    Unwrapped6In6 = 13, Unwrap, "unwrapped_6in6";
+    #[doc = "Unwrapped: IPv4 in IPv6."]
+    Unwrapped4In6 = 14, Unwrap, "unwrapped_4in6";
+    #[doc = "Unwrapped: IPv6 in IPv4."]
+    Unwrapped6In4 = 15, Unwrap, "unwrapped_6in4";
+}
+
+/// What happens to a packet that leaves a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Clamp {
+    /// Sent byte-identical.
+    Untouched,
+    /// Sent with a smaller segment size announced.
+    Lowered,
+}
+
+reasons! {
+    #[doc = "Why a leaving packet was changed or not. Every packet has exactly one."]
+    ClampReason -> Clamp;
+    #[doc = "Not the first segment of a TCP connection."]
+    NotSyn = 0, Untouched, "not_syn";
+    #[doc = "The first segment of a TCP connection, but not from a VIP."]
+    NotFromVip = 1, Untouched, "not_from_vip";
+    #[doc = "Shorter than its headers claim, or with options that cannot be read."]
+    Malformed = 2, Untouched, "malformed";
+    #[doc = "Announces no segment size (the default, 536 or 1220 bytes, fits)."]
+    NoOption = 3, Untouched, "no_option";
+    #[doc = "Announces a segment size that fits once wrapped."]
+    Fits = 4, Untouched, "fits";
+    #[doc = "Announced a segment size too large once wrapped; lowered."]
+    Lowered = 5, Lowered, "lowered";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn reasons_are_numbered_by_their_place_and_labels_are_unique() {
+        let mut labels = std::collections::BTreeSet::new();
+        for (place, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place);
+            assert_eq!(Reason::from_index(place as u32), Some(*reason));
+            assert!(labels.insert(reason.label()));
+        }
+        assert_eq!(Reason::from_index(Reason::COUNT), None);
+        for (place, reason) in ClampReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place);
+            assert_eq!(ClampReason::from_index(place as u32), Some(*reason));
+            assert!(labels.insert(reason.label()));
+        }
+        assert_eq!(ClampReason::from_index(ClampReason::COUNT), None);
+    }
+
+    #[test]
+    fn a_network_key_has_the_bytes_the_trie_matches_on() {
+        let v4: Address = Ipv4Addr::new(10, 1, 0, 0).into();
+        let key = DirectorKey::network(Family::V4, v4, 16);
+        let mut expected = [0u8; 24];
+        expected[..4].copy_from_slice(&48u32.to_ne_bytes());
+        expected[4] = 4;
+        expected[8..10].copy_from_slice(&[10, 1]);
+        assert_eq!(key.to_bytes(), expected);
+        assert_eq!(DirectorKey::parse(&expected), Some((IpAddr::V4(Ipv4Addr::new(10, 1, 0, 0)), 16)));
+        let v6: Ipv6Addr = "2001:db8::1".parse().unwrap();
+        let key = DirectorKey::address(Family::V6, v6.into());
+        assert_eq!(key.bits, 160);
+        assert_eq!(&key.to_bytes()[8..], &v6.octets());
+        assert_eq!(DirectorKey::parse(&key.to_bytes()), Some((IpAddr::V6(v6), 128)));
+    }
+
+    #[test]
+    fn an_address_key_keeps_families_apart() {
+        let v4: IpAddr = Ipv4Addr::new(32, 1, 0, 0).into();
+        let v6: IpAddr = "2001::".parse().unwrap();
+        let keys = [v4, v6].map(|ip| AddressKey::new(Family::of(ip), ip.into()));
+        assert_ne!(keys[0], keys[1]);
+        assert_eq!(keys.map(AddressKey::to_ip), [Some(v4), Some(v6)]);
+        assert_eq!(size_of::<AddressKey>(), 24);
+        assert_eq!(size_of::<ConfigRecord>(), 16);
+    }
+
+    #[test]
+    fn limits_of_both_families_share_a_word() {
+        let limits = SegmentLimits::new(1440, 1400);
+        assert_eq!((limits.of(Family::V4), limits.of(Family::V6)), (1440, 1400));
+    }
+}
