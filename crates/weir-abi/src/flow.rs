@@ -65,6 +65,7 @@ impl FlowEntry {
         now.wrapping_sub(self.tick()) & TIME_MASK
     }
     /// The entry after another packet at `now`.
+    #[must_use]
     #[inline(always)]
     pub fn touched(self, now: u32, confirm: bool) -> Self {
         let cleared = self.0 & !(u64::from(TIME_MASK) << 2);

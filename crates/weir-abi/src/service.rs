@@ -25,6 +25,7 @@ impl ServiceKey {
         self.port as u64 | (self.protocol as u64) << 16 | (self.family as u64) << 24
     }
     /// The key of the entry that marks this key's VIP as ours.
+    #[must_use]
     #[inline(always)]
     pub fn vip_only(self) -> Self {
         Self { protocol: 0, port: 0, ..self }

@@ -1,1 +1,29 @@
+//! The packet's way: `bytes -> parse -> classify -> select -> encapsulate -> outcome`.
+//!
+//! The same source is compiled into the verified BPF programs, into host tests, fuzz targets and simulators: it is
+//! generic over [`Frame`] (a packet's bytes) and [`Tables`] (what user space decided). Nothing here allocates, panics or
+//! knows an XDP action, a map or a clock. Invariant: every packet leaves [`process`] with exactly one reason, counted
+//! exactly once, and a packet whose verdict is "pass" leaves byte-identical.
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod classify;
+mod encap;
+pub mod flow_table;
+mod frame;
+mod hash;
+mod outcome;
+pub mod parse;
+mod process;
+mod select;
+mod tables;
+
+pub use frame::{Frame, Header, NoRoom};
+pub use hash::flow_hash;
+pub use outcome::{Action, Outcome};
+pub use parse::{Flow, Parsed};
+pub use process::process;
+pub use select::Choice;
+pub use tables::{Memory, Recall, Tables};

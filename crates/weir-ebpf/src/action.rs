@@ -1,0 +1,54 @@
+//! Outcome to XDP action, and the helper calls every program makes.
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    helpers::generated::{bpf_jiffies64, bpf_redirect},
+    programs::XdpContext,
+};
+use weir_abi::Count;
+use weir_datapath::Action;
+
+/// The XDP return code for an action: one exhaustive match.
+#[inline(always)]
+pub fn xdp_action(ctx: &XdpContext, action: Action) -> u32 {
+    match action {
+        Action::Pass => XDP_PASS,
+        Action::Drop => XDP_DROP,
+        Action::Send { ifindex } => {
+            // SAFETY: the context is the one the kernel called us with.
+            let ingress = unsafe { (*ctx.ctx).ingress_ifindex };
+            if ifindex == ingress {
+                XDP_TX
+            } else {
+                // SAFETY: takes plain numbers; an unknown interface drops the packet (and counts in the kernel).
+                unsafe { bpf_redirect(ifindex, 0) as u32 }
+            }
+        }
+    }
+}
+
+/// Things that map-backed tables do the same way in every program.
+pub struct Maps;
+
+impl Maps {
+    /// The kernel's clock in jiffies; the verifier inlines it to one load.
+    #[inline(always)]
+    pub fn jiffies() -> u64 {
+        // SAFETY: takes nothing, returns a number.
+        unsafe { bpf_jiffies64() }
+    }
+
+    /// Adds one packet of `bytes` bytes to a per-CPU counter.
+    #[inline(always)]
+    pub fn count(counter: Option<*mut Count>, bytes: u64) {
+        if let Some(count) = counter {
+            // SAFETY: a per-CPU map value: ours alone while the program runs, aligned and live that long.
+            unsafe {
+                (*count).packets += 1;
+            }
+            // SAFETY: as above.
+            unsafe {
+                (*count).bytes += bytes;
+            }
+        }
+    }
+}
