@@ -1,1 +1,142 @@
-//! Placeholder.
+//! The configuration file of weir: syntax, defaults, validation, errors with line and column.
+//!
+//! Owns: the way from a file to a [`Config`]. May not touch: the kernel, the clock, the network.
+//! Invariant: a [`Config`] is valid by construction; whatever is wrong with a file is found here, all of it at once,
+//! each with the place, a sentence and advice.
+//!
+//! `file -> Raw (tables with places, `section`) -> Config (`director`, `service`, `backend`)`
+//!
+//! What each key means is in the configuration reference (docs/src/config.md) and on the fields of [`Director`],
+//! [`Service`] and [`Backend`].
+//!
+//! ```
+//! let text = r#"
+//! [director]
+//! interfaces = ["eth0"]
+//! [[service]]
+//! vip = "192.0.2.10"
+//! port = 80
+//! protocol = "tcp"
+//! [[service.backend]]
+//! address = "10.0.0.11"
+//! wieght = 3
+//! "#;
+//! let errors = weir_config::parse("weir.toml", text).unwrap_err();
+//! assert_eq!(
+//!     errors.to_string(),
+//!     "weir.toml:10:1: unknown key `wieght` in [[service.backend]]\n  help: did you mean `weight`?"
+//! );
+//! ```
+
+mod backend;
+mod diagnostic;
+mod director;
+mod hash_key;
+mod model;
+mod render;
+mod section;
+mod service;
+mod value;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use toml::de::DeTable;
+
+use crate::diagnostic::Report;
+use crate::section::{Key, Kind, Section};
+
+pub use diagnostic::{Error, Errors, Position, Warning};
+pub use hash_key::{HashKeyError, parse_hash_key};
+pub use model::{
+    Advertise, Backend, Config, Director, Encapsulation, InterfaceName, NoBackend, Protocol, RingSlots,
+    Scheduler, Service, ServiceKey, XdpMode,
+};
+pub use render::effective_toml;
+
+/// Bytes a file may have: ten thousand services with ten backends each fit.
+pub const MAX_FILE_BYTES: usize = 16 << 20;
+
+const KIND: Kind = Kind {
+    title: "the file",
+    keys: &[
+        Key::new("director", "{ interfaces = [\"eth0\"] }").alias(&["global", "weir"]),
+        Key::new("service", "[]").alias(&["services", "vip", "virtual_server"]),
+    ],
+};
+
+/// Reads a configuration file.
+pub fn load(path: &Path) -> Result<Config, Errors> {
+    let label = path.display().to_string();
+    let cannot_read = |error: std::io::Error| {
+        let help = match error.kind() {
+            std::io::ErrorKind::NotFound => "create it, or name another with --config",
+            std::io::ErrorKind::PermissionDenied => "make it readable to the user weir runs as",
+            _ => "give a readable text file with --config",
+        };
+        Errors::whole_file(&label, format!("cannot read the configuration: {error}"), help.into())
+    };
+    let mut bytes = Vec::new();
+    // One byte more than is allowed tells that there are more.
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(cannot_read)?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => parse(&label, text),
+        // Cut off within a character, or not a text to begin with.
+        Err(_) if bytes.len() > MAX_FILE_BYTES => Err(too_large(&label)),
+        Err(error) => {
+            let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let mut report = Report::new(&label, &good);
+            report.error(&(good.len()..good.len()), "this is not UTF-8", "save the file as UTF-8 text");
+            Err(report.finish().expect_err("an error was just reported"))
+        }
+    }
+}
+
+/// Reads a configuration from `text`; errors and warnings call it `path`.
+pub fn parse(path: &str, text: &str) -> Result<Config, Errors> {
+    if text.len() > MAX_FILE_BYTES {
+        return Err(too_large(path));
+    }
+    let mut report = Report::new(path, text);
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    for error in &syntax_errors {
+        let (span, message) = (error.span().unwrap_or(0..0), error.message());
+        let help = match message {
+            "duplicate key" => {
+                "remove one of the two, or give tables of a list double brackets, as in [[service]]"
+            }
+            _ => {
+                "strings stand in quotes, headers are [director], [[service]] and [[service.backend]]; see https://toml.io"
+            }
+        };
+        report.error(&span, format!("this is not TOML: {message}"), help);
+    }
+    if !syntax_errors.is_empty() {
+        // What else there is in the file can only be guessed at.
+        return Err(report.finish().expect_err("errors were just reported"));
+    }
+
+    let file = Section::open(&KIND, document.span(), document.get_ref(), &mut report);
+    let director = file
+        .table(&mut report, "director", &director::KIND)
+        .and_then(|section| director::read(&section, &mut report));
+    let director_slots = director.as_ref().map_or(RingSlots::Automatic, |director| director.ring_slots);
+    let sections = file.tables(&mut report, "service", &service::KIND);
+    let services = service::read_all(&sections, director_slots, &mut report);
+    if sections.is_empty() {
+        report.warning(
+            &(0..0),
+            "there is no [[service]]; every packet goes to the director's own network stack",
+        );
+    }
+    let warnings = report.finish()?;
+    Ok(Config { director: director.expect("whatever is wrong has been reported"), services, warnings })
+}
+
+fn too_large(path: &str) -> Errors {
+    let message = format!("the configuration has more than {} MiB", MAX_FILE_BYTES >> 20);
+    Errors::whole_file(path, message, "give weir's own file; or split the services between directors".into())
+}

@@ -1,0 +1,289 @@
+//! Single values: what may be written, and what it means.
+//!
+//! Owns: the reading of one value at a time. May not touch: other keys, other tables.
+//! Invariant: whoever gets a value from here need not check it again by itself.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use crate::model::{InterfaceName, RingSlots};
+use crate::section::{Wrong, closest};
+
+/// A day: the longest anything may take.
+const DAY: u64 = 24 * 60 * 60;
+
+pub(crate) fn text<'d>(value: &'d DeValue<'_>) -> Result<&'d str, Wrong> {
+    value.as_str().ok_or_else(|| Wrong::type_of(value, "a string in quotes"))
+}
+
+/// An integer in a range that may be written in any way TOML has.
+pub(crate) fn integer(value: &DeValue<'_>, range: RangeInclusive<u32>) -> Result<u32, Wrong> {
+    let DeValue::Integer(integer) = value else { return Err(Wrong::type_of(value, "an integer")) };
+    u32::from_str_radix(integer.as_str(), integer.radix())
+        .ok()
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| Wrong::new(format!("must be {} to {}, not {integer}", range.start(), range.end())))
+}
+
+/// One of an enumeration's words.
+pub(crate) fn word<T: Copy>(value: &DeValue<'_>, words: &[(&'static str, T)]) -> Result<T, Wrong> {
+    let written = text(value)?;
+    if let Some(&(_, found)) = words.iter().find(|(word, _)| *word == written) {
+        return Ok(found);
+    }
+    let wrong = Wrong::new(format!("cannot be \"{}\"", written.escape_debug()));
+    let names = || words.iter().map(|(word, _)| *word);
+    Err(wrong.help(match (words, closest(&written.to_lowercase(), names())) {
+        (_, Some(name)) => format!("did you mean \"{name}\"?"),
+        ([(only, _)], None) => format!("the only one available is \"{only}\""),
+        (_, None) => format!(
+            "available are {}",
+            names().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+        ),
+    }))
+}
+
+/// An address of either family that one machine can have.
+pub(crate) fn address(value: &DeValue<'_>) -> Result<IpAddr, Wrong> {
+    let address = next_hop(value)?;
+    match address {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            Err(Wrong::new(format!("cannot be the link-local address {v6}"))
+                .help("give an address that means the same on every link"))
+        }
+        _ => Ok(address),
+    }
+}
+
+/// The same, and it may belong to one link only.
+pub(crate) fn next_hop(value: &DeValue<'_>) -> Result<IpAddr, Wrong> {
+    let written = text(value)?;
+    let address: IpAddr = written.parse().map_err(|_| not_an_address(written))?;
+    let refused = match address {
+        IpAddr::V4(v4) => refused_v4(v4),
+        IpAddr::V6(v6) => refused_v6(v6),
+    };
+    match refused {
+        None => Ok(address),
+        Some("mapped") => {
+            let plain = address.to_canonical();
+            Err(Wrong::new(format!("cannot be the IPv4-mapped address {address}"))
+                .help(format!("write \"{plain}\"")))
+        }
+        Some(what) => Err(Wrong::new(format!("cannot be {address}, which is {what} address"))
+            .help("give the address of one machine")),
+    }
+}
+
+fn refused_v4(address: Ipv4Addr) -> Option<&'static str> {
+    if address.octets()[0] == 0 {
+        Some("an unspecified")
+    } else if address.is_loopback() {
+        Some("a loopback")
+    } else if address.is_multicast() {
+        Some("a multicast")
+    } else {
+        address.is_broadcast().then_some("the broadcast")
+    }
+}
+
+fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
+    if address.is_unspecified() {
+        Some("an unspecified")
+    } else if address.is_loopback() {
+        Some("a loopback")
+    } else if address.is_multicast() {
+        Some("a multicast")
+    } else {
+        address.to_ipv4_mapped().map(|_| "mapped")
+    }
+}
+
+fn not_an_address(written: &str) -> Wrong {
+    let wrong = Wrong::new(format!("is not an IP address: \"{}\"", written.escape_debug()));
+    let bare = written.split(['/', '%']).next().unwrap_or_default().trim_matches(['[', ']', ' ']);
+    if bare.parse::<IpAddr>().is_ok() {
+        return wrong.help(format!("write \"{bare}\": no brackets, prefix length, zone or spaces"));
+    }
+    let hostname = written.contains(|c: char| c.is_ascii_alphabetic()) && !written.contains(':');
+    if hostname {
+        wrong.help("write the address itself; names are not looked up")
+    } else {
+        wrong.help("write an IPv4 address such as \"192.0.2.10\" or an IPv6 address such as \"2001:db8::10\"")
+    }
+}
+
+/// An address of IPv4.
+pub(crate) fn ipv4(value: &DeValue<'_>) -> Result<Ipv4Addr, Wrong> {
+    match address(value)? {
+        IpAddr::V4(v4) => Ok(v4),
+        IpAddr::V6(v6) => Err(Wrong::new(format!("must be an IPv4 address, not {v6}"))),
+    }
+}
+
+/// An address of IPv6.
+pub(crate) fn ipv6(value: &DeValue<'_>) -> Result<Ipv6Addr, Wrong> {
+    match address(value)? {
+        IpAddr::V6(v6) => Ok(v6),
+        IpAddr::V4(v4) => Err(Wrong::new(format!("must be an IPv6 address, not {v4}"))),
+    }
+}
+
+/// A port, or 0 for `"*"`.
+pub(crate) fn port(value: &DeValue<'_>) -> Result<u16, Wrong> {
+    const HELP: &str =
+        "write a port such as `port = 80`, or `port = \"*\"` for all that have no service of their own";
+    match value {
+        DeValue::String(written) if written == "*" => Ok(0),
+        DeValue::String(written) => {
+            let wrong =
+                Wrong::new(format!("must be an integer or \"*\", not \"{}\"", written.escape_debug()));
+            Err(match written.parse::<u16>() {
+                Ok(number) if number > 0 => wrong.help(format!("write `port = {number}`, without quotes")),
+                _ => wrong.help(HELP),
+            })
+        }
+        DeValue::Integer(_) => Ok(integer(value, 1..=65535).map_err(|wrong| wrong.help(HELP))? as u16),
+        _ => Err(Wrong::type_of(value, "an integer or \"*\"").help(HELP)),
+    }
+}
+
+/// Seconds as an integer, or a string with a unit, within `range` in seconds.
+pub(crate) fn duration(value: &DeValue<'_>, range: RangeInclusive<u64>) -> Result<Duration, Wrong> {
+    let (seconds, written) = match value {
+        DeValue::Integer(integer) => {
+            (u64::from_str_radix(integer.as_str(), integer.radix()).ok(), integer.to_string())
+        }
+        DeValue::String(written) => {
+            let seconds = seconds_of(written).ok_or_else(|| {
+                Wrong::new(format!("is not a time: \"{}\"", written.escape_debug()))
+                    .help("write a whole number and s, m or h, such as \"90s\", \"15m\" or \"2h\"")
+            })?;
+            (Some(seconds), format!("\"{written}\""))
+        }
+        _ => return Err(Wrong::type_of(value, "a time such as \"15m\"")),
+    };
+    seconds.filter(|seconds| range.contains(seconds)).map(Duration::from_secs).ok_or_else(|| {
+        let [from, to] =
+            [range.start(), range.end()].map(|&seconds| duration_text(Duration::from_secs(seconds)));
+        Wrong::new(format!("must be {from} to {to}, not {written}"))
+    })
+}
+
+/// `None` if it is not a time. (One that no clock can tell is as long as any.)
+fn seconds_of(written: &str) -> Option<u64> {
+    let unit = match written.as_bytes().last()? {
+        b's' => 1,
+        b'm' => 60,
+        b'h' => 3600,
+        _ => return None,
+    };
+    let digits = &written[..written.len() - 1];
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    Some(digits.parse::<u64>().unwrap_or(u64::MAX).saturating_mul(unit))
+}
+
+/// Whole seconds in the largest unit that holds them: `15m`.
+pub(crate) fn duration_text(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds > 0 && seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
+        seconds if seconds > 0 && seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
+    }
+}
+
+/// 10 s to a day.
+pub(crate) fn idle_timeout(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    duration(value, 10..=DAY)
+}
+
+/// None at all to a day.
+pub(crate) fn drain(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    duration(value, 0..=DAY)
+}
+
+/// A MAC address of one machine, in wire order.
+pub(crate) fn mac(value: &DeValue<'_>) -> Result<[u8; 6], Wrong> {
+    let written = text(value)?;
+    let wrong = |what: &str| Wrong::new(format!("{what}: \"{}\"", written.escape_debug()));
+    let mut mac = [0; 6];
+    let mut pairs = written.split([':', '-']);
+    for byte in &mut mac {
+        let pair = pairs.next().filter(|pair| pair.len() == 2 && pair.bytes().all(|c| c.is_ascii_hexdigit()));
+        *byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).ok_or_else(|| {
+            wrong("is not a MAC address").help("write six pairs of hex digits, such as \"02:00:00:00:00:01\"")
+        })?;
+    }
+    if pairs.next().is_some() {
+        return Err(wrong("has more than six bytes"));
+    }
+    if mac == [0; 6] || mac[0] & 1 != 0 {
+        let help = "give the MAC address of the backend or of the router before it; `ip neigh` shows them";
+        return Err(wrong("is not the MAC address of one machine").help(help));
+    }
+    Ok(mac)
+}
+
+/// A weight.
+pub(crate) fn weight(value: &DeValue<'_>) -> Result<u16, Wrong> {
+    integer(value, 0..=65535).map(|weight| weight as u16)
+}
+
+/// The number of a ring's slots; 0 is automatic.
+pub(crate) fn ring_slots(value: &DeValue<'_>) -> Result<RingSlots, Wrong> {
+    match integer(value, 0..=1 << 20)? {
+        0 => Ok(RingSlots::Automatic),
+        slots if slots >= 256 && slots.is_power_of_two() => Ok(RingSlots::Exactly(slots)),
+        slots => Err(Wrong::new(format!("must be 0 or a power of two from 256 to 1048576, not {slots}"))
+            .help(format!(
+                "write `ring_slots = {}`, or 0 to have it chosen",
+                slots.next_power_of_two().max(256)
+            ))),
+    }
+}
+
+/// The number of entries of the flow table, rounded up to a power of two.
+pub(crate) fn flow_table_entries(value: &DeValue<'_>) -> Result<u32, Wrong> {
+    integer(value, 8192..=1 << 28).map(u32::next_power_of_two)
+}
+
+/// A path that means the same wherever the process was started.
+pub(crate) fn absolute_path(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+    let written = text(value)?;
+    if written.contains('\0') {
+        return Err(Wrong::new("cannot contain a NUL"));
+    }
+    if !Path::new(written).is_absolute() {
+        return Err(Wrong::new(format!("must be an absolute path, not \"{}\"", written.escape_debug())));
+    }
+    Ok(PathBuf::from(written))
+}
+
+/// The name of a service or a backend, as it goes into metrics and command lines.
+pub(crate) fn name(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let written = text(value)?;
+    let fits = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\');
+    if written.is_empty() || written.len() > 64 || !written.chars().all(fits) {
+        let help = "write 1 to 64 letters, digits and signs of ASCII, without spaces, quotes and backslashes";
+        return Err(Wrong::new(format!("cannot be \"{}\"", written.escape_debug())).help(help));
+    }
+    Ok(written.to_owned())
+}
+
+/// The name of a network interface.
+pub(crate) fn interface(value: &DeValue<'_>) -> Result<InterfaceName, Wrong> {
+    let written = text(value)?;
+    InterfaceName::new(written).ok_or_else(|| {
+        Wrong::new(format!(
+            "contains \"{}\", which cannot be the name of an interface",
+            written.escape_debug()
+        ))
+        .help("write names as `ip link` shows them (before any @): 1 to 15 bytes")
+    })
+}
