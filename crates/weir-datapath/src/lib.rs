@@ -10,10 +10,13 @@
 extern crate std;
 
 pub mod classify;
+pub mod decap;
 mod encap;
 pub mod flow_table;
 mod frame;
 mod hash;
+pub mod iptunnel;
+pub mod mss;
 mod outcome;
 pub mod parse;
 mod process;
