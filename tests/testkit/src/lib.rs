@@ -1,1 +1,19 @@
-//! Placeholder.
+//! What weir's tests share: frames and tables in plain memory, packets, table images and fixtures.
+//!
+//! Owns the host side of "one set of packets, three runners": a [`Fixture`] says what goes in, what the tables hold and
+//! what must come out; `tests/host.rs` runs it through `weir_datapath::process` and `tests/kernel.rs` through the verified
+//! program. Invariant: nothing here decides what is right by calling the code under test.
+
+mod fixture;
+mod frame;
+pub mod image;
+pub mod outer;
+pub mod packet;
+mod random;
+mod tables;
+
+pub use fixture::{Expected, Fixture, Step, fixtures};
+pub use frame::MemoryFrame;
+pub use image::{Image, ServiceSpec};
+pub use random::{Random, random_image, random_packet};
+pub use tables::MemoryTables;
