@@ -138,6 +138,11 @@ impl<'a> Report<'a> {
         self.errors.push(Error { position, message: message.into(), help: help.into() });
     }
 
+    /// An error that has no place of its own.
+    pub(crate) fn whole_file(&mut self, message: impl Into<String>, help: impl Into<String>) {
+        self.errors.push(Error { position: None, message: message.into(), help: help.into() });
+    }
+
     pub(crate) fn warning(&mut self, span: &Span, message: impl Into<String>) {
         let position = self.position(span);
         self.warnings.push(Warning { path: self.path.to_owned(), position, message: message.into() });

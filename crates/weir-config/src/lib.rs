@@ -103,16 +103,8 @@ pub fn parse(path: &str, text: &str) -> Result<Config, Errors> {
     let mut report = Report::new(path, text);
     let (document, syntax_errors) = DeTable::parse_recoverable(text);
     for error in &syntax_errors {
-        let (span, message) = (error.span().unwrap_or(0..0), error.message());
-        let help = match message {
-            "duplicate key" => {
-                "remove one of the two, or give tables of a list double brackets, as in [[service]]"
-            }
-            _ => {
-                "strings stand in quotes, headers are [director], [[service]] and [[service.backend]]; see https://toml.io"
-            }
-        };
-        report.error(&span, format!("this is not TOML: {message}"), help);
+        let (message, help) = syntax_error(error.message());
+        report.error(&error.span().unwrap_or(0..0), format!("this is not TOML: {message}"), help);
     }
     if !syntax_errors.is_empty() {
         // What else there is in the file can only be guessed at.
@@ -134,6 +126,23 @@ pub fn parse(path: &str, text: &str) -> Result<Config, Errors> {
     }
     let warnings = report.finish()?;
     Ok(Config { director: director.expect("whatever is wrong has been reported"), services, warnings })
+}
+
+/// What the TOML parser says, where needed in other words, and what to do about it.
+fn syntax_error(message: &str) -> (&str, &'static str) {
+    if message.starts_with("string values must be quoted") {
+        ("text must stand in quotes", "write it like \"auto\", in double quotes")
+    } else if message == "duplicate key" {
+        (
+            "this key or header is there already",
+            "remove one; headers that may repeat have double brackets: [[service]]",
+        )
+    } else {
+        (
+            message,
+            "write KEY = VALUE below a header: [director], [[service]] or [[service.backend]]; see https://toml.io",
+        )
+    }
 }
 
 fn too_large(path: &str) -> Errors {

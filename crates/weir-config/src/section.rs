@@ -24,6 +24,11 @@ impl Key {
     pub(crate) const fn alias(self, aliases: &'static [&'static str]) -> Self {
         Self { aliases, ..self }
     }
+
+    /// A line with it as it could stand in the file.
+    fn example(&self) -> String {
+        format!("{} = {}", self.name, self.example)
+    }
 }
 
 /// What kind of table it is and what may be in it.
@@ -168,7 +173,7 @@ impl<'d> Section<'d> {
             report.error(
                 &self.span,
                 format!("missing {}", kind.title),
-                format!("add a section {}", kind.title),
+                format!("add {} with `{}`", kind.title, kind.keys[0].example()),
             );
             return None;
         };
@@ -198,7 +203,7 @@ impl<'d> Section<'d> {
             if let DeValue::Table(table) = element.get_ref() {
                 sections.push(Self::open(kind, element.span(), table, report));
             } else {
-                let what = Wrong::type_of(element.get_ref(), "a list of tables").what;
+                let what = Wrong::type_of(element.get_ref(), "a list of tables only").what;
                 report.error(&element.span(), format!("`{name}` {what}"), help());
             }
         }
@@ -212,8 +217,7 @@ impl<'d> Section<'d> {
     }
 
     fn example(&self, name: &str) -> String {
-        let example = self.kind.keys.iter().find(|key| key.name == name).map_or("", |key| key.example);
-        format!("{name} = {example}")
+        self.kind.keys.iter().find(|key| key.name == name).map_or_else(|| name.to_owned(), Key::example)
     }
 }
 

@@ -236,7 +236,7 @@ impl Seen {
     fn finish(&self, report: &mut Report<'_>) {
         if self.backends.len() > MAX_BACKENDS {
             let message = format!("there are {} backends, more than {MAX_BACKENDS}", self.backends.len());
-            report.error(&(0..0), message, "split the services between directors");
+            report.whole_file(message, "split the services between directors");
         }
         for (address, span) in self.backends.iter().flatten() {
             if self.vips.contains_key(address) {

@@ -105,9 +105,12 @@ fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
 
 fn not_an_address(written: &str) -> Wrong {
     let wrong = Wrong::new(format!("is not an IP address: \"{}\"", written.escape_debug()));
-    let bare = written.split(['/', '%']).next().unwrap_or_default().trim_matches(['[', ']', ' ']);
+    if written.contains('%') {
+        return wrong.help("give an address without a zone, one that means the same on every link");
+    }
+    let bare = written.split('/').next().unwrap_or_default().trim_matches(['[', ']', ' ']);
     if bare.parse::<IpAddr>().is_ok() {
-        return wrong.help(format!("write \"{bare}\": no brackets, prefix length, zone or spaces"));
+        return wrong.help(format!("write \"{bare}\": no brackets, prefix length or spaces"));
     }
     let hostname = written.contains(|c: char| c.is_ascii_alphabetic()) && !written.contains(':');
     if hostname {
