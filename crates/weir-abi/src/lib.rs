@@ -33,7 +33,7 @@ pub use control::{Control, ControlRecord, MAGIC};
 pub use flow::{FLOWS_PER_BUCKET, FlowEntry, TIME_BITS};
 pub use reason::{Count, Reason, Verdict};
 pub use ring::{RingRange, RingSlot};
-pub use service::{NoBackend, Service, ServiceKey, ServiceRecord, ServiceTable, service_index};
+pub use service::{NoBackend, Service, ServiceKey, ServiceRecord, ServiceTable, policy_word, service_index};
 
 /// Version of everything in this crate. A pin made under another version is never reused.
 pub const ABI_VERSION: u32 = 1;

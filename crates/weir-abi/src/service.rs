@@ -120,9 +120,8 @@ impl<W: Words> Service<W> {
     }
     /// Writes the words after the ring's: id, epoch, idle timeout (clamped to 12 bits), behaviour without backend.
     pub fn set_policy(&self, id: u32, epoch: u16, idle_ticks: u32, no_backend: NoBackend) {
-        let idle = if idle_ticks > 0xfff { 0xfff } else { idle_ticks };
         self.0.store(4, id as u64);
-        self.0.store(5, epoch as u64 | (idle as u64) << 16 | (no_backend as u64) << 32);
+        self.0.store(5, policy_word(epoch, idle_ticks, no_backend));
     }
     /// Writes the key words, the one that makes the entry non-empty last.
     pub fn set_key(&self, key: &ServiceKey) {
@@ -130,6 +129,12 @@ impl<W: Words> Service<W> {
         self.0.store(1, key.vip.0[1]);
         self.0.store(2, key.word());
     }
+}
+
+/// Word 5 of a service record: epoch, idle timeout (clamped to 12 bits), behaviour without backend.
+pub fn policy_word(epoch: u16, idle_ticks: u32, no_backend: NoBackend) -> u64 {
+    let idle = if idle_ticks > 0xfff { 0xfff } else { idle_ticks };
+    epoch as u64 | (idle as u64) << 16 | (no_backend as u64) << 32
 }
 
 /// Which part of the service map is live, and how keys are spread over it: base (bits 0-23), log2 of the number of

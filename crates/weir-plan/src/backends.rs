@@ -1,0 +1,179 @@
+//! Backends: who keeps which id, who drains, who goes.
+//!
+//! Owns: a backend's life. *Absent → up → (taken out of the configuration) draining → down → absent.* A backend that
+//! comes back before it is absent is up again under the id it had. A service that goes takes its backends with it at
+//! once.
+//!
+//! Invariant: an id stands for one (service, address, encapsulation, outer source). A backend whose outer source
+//! changes becomes another one: the old id keeps its flows and drains, because the four words that say so cannot be
+//! replaced in one store.
+
+use std::array::from_fn;
+use std::collections::{BTreeMap, BTreeSet};
+
+use weir_abi::{Address, BackendFields, BackendRecord, BackendState, RingSlot};
+
+use crate::rings::RingMember;
+use crate::{DesiredBackend, DesiredService, NextHop, Observed, ObservedBackend, Op, Path, PlanError};
+
+/// Hands out unused ids, lowest first.
+pub(crate) struct Ids<'o> {
+    observed: &'o Observed,
+    named: BTreeSet<u32>,
+    next: u32,
+}
+
+impl<'o> Ids<'o> {
+    pub(crate) fn new(observed: &'o Observed) -> Self {
+        let named = observed.services.iter().flat_map(|service| service.slots.iter().copied()).collect();
+        Self { observed, named, next: 1 }
+    }
+
+    fn take(&mut self) -> Result<u32, PlanError> {
+        let limit = self.observed.limits.backends.min(1 << RingSlot::BACKEND_BITS);
+        while self.next < limit {
+            let id = self.next;
+            self.next += 1;
+            if !self.observed.backends.contains_key(&id) && !self.named.contains(&id) {
+                return Ok(id);
+            }
+        }
+        Err(PlanError::TooManyBackends(limit.saturating_sub(1)))
+    }
+}
+
+/// What becomes of the backends.
+pub(crate) struct BackendPlan<'o> {
+    /// The records by service id; what is left in here when all services are done belongs to none.
+    of_service: BTreeMap<u32, Vec<(u32, &'o ObservedBackend)>>,
+    /// Steps before the rings change.
+    pub(crate) before: Vec<Op>,
+    /// Steps after it.
+    pub(crate) after: Vec<Op>,
+    /// Ids to be freed at the end.
+    pub(crate) gone: BTreeSet<u32>,
+}
+
+impl<'o> BackendPlan<'o> {
+    pub(crate) fn new(observed: &'o Observed) -> Self {
+        let mut of_service: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        for (&id, backend) in &observed.backends {
+            of_service.entry(backend.service_id()).or_default().push((id, backend));
+        }
+        Self { of_service, before: Vec::new(), after: Vec::new(), gone: BTreeSet::new() }
+    }
+
+    /// Plans one service's backends and returns those its ring is made of.
+    pub(crate) fn service(
+        &mut self,
+        service: &DesiredService,
+        service_id: u32,
+        now: u32,
+        free: &mut Ids<'_>,
+    ) -> Result<Vec<RingMember>, PlanError> {
+        let mut existing = self.of_service.remove(&service_id).unwrap_or_default();
+        let mut members = Vec::new();
+        for backend in &service.backends {
+            let Some(id) = self.wanted(backend, service_id, &mut existing, free)? else { continue };
+            if backend.weight > 0 && backend.path != Path::None {
+                members.push(RingMember { address: backend.address, weight: backend.weight, id });
+            }
+        }
+        for (id, backend) in existing {
+            self.unwanted(id, backend, service.drain, now);
+        }
+        Ok(members)
+    }
+
+    /// Sends away the backends of services that are no more.
+    pub(crate) fn orphans(&mut self) {
+        for (id, backend) in std::mem::take(&mut self.of_service).into_values().flatten() {
+            self.put_down(id, backend);
+        }
+    }
+
+    /// The id of a configured backend; `None` if it has to wait for a way to it.
+    fn wanted(
+        &mut self,
+        backend: &DesiredBackend,
+        service_id: u32,
+        existing: &mut Vec<(u32, &'o ObservedBackend)>,
+        free: &mut Ids<'_>,
+    ) -> Result<Option<u32>, PlanError> {
+        let same_server = |b: &ObservedBackend| {
+            b.address() == Address::from(backend.address) && b.encapsulation() == Some(backend.encapsulation)
+        };
+        let found = match backend.path {
+            Path::Known(hop) => {
+                let source = Address::from(hop.source);
+                existing.iter().position(|(_, b)| same_server(b) && b.source() == source)
+            }
+            Path::Silent | Path::None => {
+                (0..existing.len()).filter(|&at| same_server(existing[at].1)).max_by_key(|&at| {
+                    (existing[at].1.state() == BackendState::Up, existing[at].1.drain_until(), existing[at].0)
+                })
+            }
+        };
+        let Some((id, old)) = found.map(|at| existing.remove(at)) else {
+            let Path::Known(hop) = backend.path else { return Ok(None) };
+            let id = free.take()?;
+            self.before.push(Op::PutBackend { id, record: record(backend, &hop, service_id) });
+            return Ok(Some(id));
+        };
+        let next = match backend.path {
+            Path::Known(hop) => record(backend, &hop, service_id),
+            Path::Silent | Path::None => with_state(old, BackendState::Up, 0),
+        };
+        if next != old.record {
+            self.before.push(Op::SetBackend { id, record: next });
+        }
+        Ok(Some(id))
+    }
+
+    /// A backend that is not configured any more.
+    fn unwanted(&mut self, id: u32, backend: &ObservedBackend, drain: u32, now: u32) {
+        let begins = match backend.state() {
+            BackendState::Down => false,
+            BackendState::Up => true,
+            BackendState::Draining => backend.drain_until() == 0,
+        };
+        if begins && drain > 0 {
+            let record = with_state(backend, BackendState::Draining, now.saturating_add(drain));
+            self.after.push(Op::SetBackend { id, record });
+        } else if begins || backend.state() == BackendState::Down || now >= backend.drain_until() {
+            self.put_down(id, backend);
+        }
+    }
+
+    fn put_down(&mut self, id: u32, backend: &ObservedBackend) {
+        if backend.state() != BackendState::Down {
+            self.after.push(Op::SetBackend { id, record: with_state(backend, BackendState::Down, 0) });
+        }
+        self.gone.insert(id);
+    }
+}
+
+fn record(backend: &DesiredBackend, hop: &NextHop, service_id: u32) -> BackendRecord {
+    let fields = BackendFields {
+        destination: backend.address.into(),
+        source: hop.source.into(),
+        next_hop_mac: hop.mac,
+        mtu: hop.mtu,
+        source_mac: hop.source_mac,
+        state: BackendState::Up,
+        encapsulation: backend.encapsulation,
+        ifindex: hop.ifindex,
+        service_id,
+        drain_until: 0,
+    };
+    fields.record()
+}
+
+/// The record in another state. (The state is byte 6 of word 5, the deadline the high half of word 7.)
+fn with_state(backend: &ObservedBackend, state: BackendState, drain_until: u32) -> BackendRecord {
+    from_fn(|word| match (word, backend.record[word]) {
+        (5, old) => old & !(0xff << 48) | (state as u64) << 48,
+        (7, old) => old & 0xffff_ffff | u64::from(drain_until) << 32,
+        (_, old) => old,
+    })
+}

@@ -1,0 +1,133 @@
+//! What the tables say now.
+//!
+//! Owns: reading them back. Invariant: nothing here is remembered; what is not in the tables is not known.
+
+use std::array::from_fn;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use weir_abi::{
+    Address, Backend, BackendRecord, BackendState, Encapsulation, RingRange, RingSlot, Service, ServiceKey,
+    ServiceRecord, ServiceTable,
+};
+
+use crate::{Limits, TableStore};
+
+/// The tables, read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The tables' sizes.
+    pub limits: Limits,
+    /// The live service table's place.
+    pub table: ServiceTable,
+    /// The live services, the entries that only mark a VIP included.
+    pub services: Vec<ObservedService>,
+    /// The records in use, by backend id.
+    pub backends: BTreeMap<u32, ObservedBackend>,
+}
+
+/// A live service entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedService {
+    /// Which entry it is, counted over both halves.
+    pub entry: u32,
+    /// What packets it gets.
+    pub key: ServiceKey,
+    /// The record.
+    pub record: ServiceRecord,
+    /// The current backend of each of its ring's slots.
+    pub slots: Vec<u32>,
+}
+
+/// A backend's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObservedBackend {
+    /// The record.
+    pub record: BackendRecord,
+}
+
+impl Observed {
+    /// Reads the tables.
+    pub fn read<S: TableStore>(store: &S) -> Self {
+        let (limits, table) = (store.limits(), store.service_table());
+        let services =
+            (0..=table.mask()).filter_map(|offset| ObservedService::read(store, table.base() + offset));
+        let backends = (1..limits.backends).filter_map(|id| {
+            let record: BackendRecord = from_fn(|word| store.backend_word(id, word));
+            (record != [0; 8]).then_some((id, ObservedBackend { record }))
+        });
+        Self { limits, table, services: services.collect(), backends: backends.collect() }
+    }
+
+    /// The service with this key.
+    pub fn service(&self, key: &ServiceKey) -> Option<&ObservedService> {
+        self.services.iter().find(|service| service.key == *key)
+    }
+}
+
+impl ObservedService {
+    fn read<S: TableStore>(store: &S, entry: u32) -> Option<Self> {
+        let record: ServiceRecord = from_fn(|word| store.service_word(entry, word));
+        let key = Service(&record.map(Cell::new)).key()?;
+        let ring = RingRange(record[3]);
+        let slots = (0..ring.slots())
+            .map(|slot| RingSlot(store.ring_slot(ring.base().saturating_add(slot))).current())
+            .collect();
+        Some(Self { entry, key, record, slots })
+    }
+
+    /// The service's id; 0 for an entry that only marks a VIP.
+    pub fn id(&self) -> u32 {
+        self.record[4] as u32
+    }
+    /// Where its ring lies.
+    pub fn ring(&self) -> RingRange {
+        RingRange(self.record[3])
+    }
+    /// The ring's fingerprint, the same on every director with the same ring.
+    pub fn fingerprint(&self) -> u64 {
+        self.record[6]
+    }
+}
+
+impl ObservedBackend {
+    fn view(&self) -> Backend<[Cell<u64>; 8]> {
+        Backend(self.record.map(Cell::new))
+    }
+    /// The service it belongs to.
+    pub fn service_id(&self) -> u32 {
+        self.view().service_id()
+    }
+    /// The real server.
+    pub fn address(&self) -> Address {
+        self.view().destination()
+    }
+    /// Source of the outer header.
+    pub fn source(&self) -> Address {
+        self.view().source()
+    }
+    /// The outer header, if the number is a known one.
+    pub fn encapsulation(&self) -> Option<Encapsulation> {
+        self.view().encapsulation()
+    }
+    /// Whether it gets packets.
+    pub fn state(&self) -> BackendState {
+        self.view().state()
+    }
+    /// When draining ends, in seconds of CLOCK_BOOTTIME; 0 = not draining.
+    pub fn drain_until(&self) -> u32 {
+        self.view().drain_until()
+    }
+    /// The next hop's MAC address.
+    pub fn next_hop_mac(&self) -> [u8; 6] {
+        self.view().next_hop().mac()
+    }
+    /// MTU towards it, bytes of IP packet.
+    pub fn mtu(&self) -> u16 {
+        self.view().next_hop().rest()
+    }
+    /// The egress interface.
+    pub fn ifindex(&self) -> u32 {
+        self.view().ifindex()
+    }
+}

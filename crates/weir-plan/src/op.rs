@@ -1,0 +1,124 @@
+//! One step of a plan, and what it means for the tables.
+//!
+//! Owns: the order of the stores within a step. Invariant: a step stopped after any of its stores leaves the tables
+//! usable; what makes a new state visible to the datapath is always a single store.
+
+use weir_abi::{BackendRecord, RingRange, RingSlot, ServiceRecord, ServiceTable};
+
+use crate::TableStore;
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Wait until no packet in flight can be reading what was released before.
+    Grace,
+    /// Write the record of a new backend.
+    PutBackend {
+        /// A free id.
+        id: u32,
+        /// All of the record.
+        record: BackendRecord,
+    },
+    /// Change the way to a backend, its state, or both: words 4 to 7 of its record.
+    SetBackend {
+        /// A used id.
+        id: u32,
+        /// The record; its words 0 to 3 are as they are.
+        record: BackendRecord,
+    },
+    /// Write a ring into a free range.
+    PutRing {
+        /// Where.
+        range: RingRange,
+        /// The backend of each slot.
+        backends: Vec<u32>,
+    },
+    /// Point a live service at another ring, or at none.
+    SetRing {
+        /// The service's entry.
+        entry: u32,
+        /// The ring.
+        range: RingRange,
+        /// Its fingerprint; 0 for none.
+        fingerprint: u64,
+    },
+    /// Change what a live service does besides choosing backends: word 5 of its record.
+    SetPolicy {
+        /// The service's entry.
+        entry: u32,
+        /// The word.
+        word: u64,
+    },
+    /// Write the next service table into the half that is not live, then make it the live one.
+    PublishServices {
+        /// The next table.
+        table: ServiceTable,
+        /// Its entries, by place within the table. All others are empty.
+        entries: Vec<(u32, ServiceRecord)>,
+    },
+    /// Drop flows and counts of backends whose ids are to become free.
+    ForgetBackends {
+        /// Ids of backends that are down, ascending.
+        ids: Vec<u32>,
+    },
+    /// Make an id free.
+    FreeBackend {
+        /// An id nothing names any more.
+        id: u32,
+    },
+}
+
+impl Op {
+    /// Does it.
+    pub fn apply<S: TableStore>(&self, store: &mut S) -> Result<(), S::Error> {
+        match self {
+            Self::Grace => store.grace()?,
+            Self::PutBackend { id, record } => {
+                // The word with the state last: a record that is not whole is down.
+                for word in [0, 1, 2, 3, 4, 6, 7, 5] {
+                    store.set_backend_word(*id, word, record[word]);
+                }
+            }
+            Self::SetBackend { id, record } => {
+                for word in [4, 6, 7, 5] {
+                    if store.backend_word(*id, word) != record[word] {
+                        store.set_backend_word(*id, word, record[word]);
+                    }
+                }
+            }
+            Self::PutRing { range, backends } => {
+                for (slot, backend) in (range.base()..).zip(backends) {
+                    store.set_ring_slot(slot, RingSlot::settled(*backend).0);
+                }
+            }
+            Self::SetRing { entry, range, fingerprint } => {
+                store.set_service_word(*entry, 3, range.0);
+                store.set_service_word(*entry, 6, *fingerprint);
+            }
+            Self::SetPolicy { entry, word } => store.set_service_word(*entry, 5, *word),
+            Self::PublishServices { table, entries } => publish(store, *table, entries),
+            Self::ForgetBackends { ids } => store.forget_backends(ids),
+            Self::FreeBackend { id } => {
+                // The word with the state first, as it was last to be written.
+                for word in [5, 7, 6, 4, 3, 2, 1, 0] {
+                    store.set_backend_word(*id, word, 0);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn publish<S: TableStore>(store: &mut S, table: ServiceTable, entries: &[(u32, ServiceRecord)]) {
+    for place in 0..=table.mask() {
+        for word in 0..8 {
+            store.set_service_word(table.base() + place, word, 0);
+        }
+    }
+    for (place, record) in entries {
+        for (word, value) in record.iter().enumerate() {
+            store.set_service_word(table.base() + place, word, *value);
+        }
+    }
+    store.set_service_table(table);
+}

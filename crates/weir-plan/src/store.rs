@@ -1,0 +1,46 @@
+//! The tables as a plan sees them: words that can be loaded and stored, and a way to wait for readers.
+//!
+//! Owns: the trait. Invariant an implementation keeps: every store is one untorn word, and stores become visible to
+//! the datapath in the order they are made.
+
+use weir_abi::ServiceTable;
+
+/// How large the tables are, in records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Entries of the service map, both halves together.
+    pub service_entries: u32,
+    /// Slots of the ring map.
+    pub ring_slots: u32,
+    /// Backend records; ids run from 1 to one less.
+    pub backends: u32,
+}
+
+/// The director's tables. Indices outside [`TableStore::limits`] read as zero and are not written.
+pub trait TableStore {
+    /// Why waiting for readers failed.
+    type Error;
+
+    /// The tables' sizes.
+    fn limits(&self) -> Limits;
+    /// The control record's live service table.
+    fn service_table(&self) -> ServiceTable;
+    /// Makes another service table the live one.
+    fn set_service_table(&mut self, table: ServiceTable);
+    /// Word `word` of service entry `entry`, counted over both halves.
+    fn service_word(&self, entry: u32, word: usize) -> u64;
+    /// Replaces a word of a service entry.
+    fn set_service_word(&mut self, entry: u32, word: usize, value: u64);
+    /// A ring slot.
+    fn ring_slot(&self, slot: u32) -> u64;
+    /// Replaces a ring slot.
+    fn set_ring_slot(&mut self, slot: u32, value: u64);
+    /// Word `word` of a backend's record.
+    fn backend_word(&self, id: u32, word: usize) -> u64;
+    /// Replaces a word of a backend's record.
+    fn set_backend_word(&mut self, id: u32, word: usize, value: u64);
+    /// Removes every flow-table entry that names one of these backends (ascending), and what was counted for them.
+    fn forget_backends(&mut self, ids: &[u32]);
+    /// Returns when every packet that was being processed at the time of the call is done with.
+    fn grace(&mut self) -> Result<(), Self::Error>;
+}
