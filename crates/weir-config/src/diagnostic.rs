@@ -46,6 +46,7 @@ pub struct Errors {
 impl Errors {
     pub(crate) fn new(path: &str, mut errors: Vec<Error>) -> Self {
         errors.sort_by_key(|error| error.position);
+        errors.dedup();
         Self { path: path.to_owned(), errors }
     }
 

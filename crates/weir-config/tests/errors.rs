@@ -2,6 +2,8 @@
 //!
 //! After a deliberate change: `cargo run -p weir-config --example check FILE 2> TEXT`, from within `bad`, and read it.
 
+#![allow(clippy::format_collect)] // large files are put together here, and read once
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
