@@ -98,7 +98,8 @@ impl Rtnl {
         Ok(found.into_iter().filter(|address| ifindex.is_none_or(|index| index == address.ifindex)).collect())
     }
 
-    /// Adds an address; an error if the link has it already.
+    /// Adds an address; an error if the link has it already. An IPv6 address becomes local (see
+    /// [`super::RouteKind::Local`]) a moment after the kernel has accepted it, even with `nodad`.
     pub fn add_address(&self, address: &NewAddress) -> Result<(), Error> {
         let mut request = message(address.ifindex, address.ip, address.prefix_len);
         request.header.scope = match address.scope {
