@@ -1,6 +1,10 @@
 //! What the monitor reports.
 
-use std::{sync::mpsc::Receiver, time::Duration, time::Instant};
+use std::{
+    sync::mpsc::{self, Receiver},
+    time::Duration,
+    time::Instant,
+};
 
 use weir_kernel::net::{Change, Event, Monitor, Neighbour, NewAddress};
 
@@ -83,4 +87,28 @@ fn a_full_channel_ends_in_an_overrun() {
         matches!(event, Event::Address(Change::Gone, address) if address.ip == gone)
             || *event == Event::Overrun
     });
+}
+
+#[test]
+fn a_slow_receiver_learns_that_the_kernel_dropped_events() {
+    let pair = Pair::new();
+    let rtnl = &pair.director.rtnl;
+    let (go_on, wait) = mpsc::channel::<()>();
+    let (sender, events) = mpsc::channel();
+    let start = move || {
+        Monitor::start(move |event| {
+            // Blocks until the test lets go, at most for a while.
+            let _ = wait.recv_timeout(PATIENCE);
+            let _ = sender.send(event);
+        })
+    };
+    let monitor = pair.director.netns.run_in(start).unwrap().unwrap();
+    let mut flapping = route("198.51.100.0/24").via(ip("192.0.2.2"));
+    for number in 0..10_000 {
+        flapping.mtu = Some(1300 + number % 2);
+        rtnl.replace_route(&flapping).unwrap();
+    }
+    drop(go_on);
+    wait_for(&events, "overrun", |event| *event == Event::Overrun);
+    drop(monitor);
 }
