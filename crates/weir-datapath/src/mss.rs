@@ -9,6 +9,9 @@ use weir_abi::agent::{ClampReason, SegmentLimits};
 use weir_abi::{Address, Family};
 use weir_wire::{EtherType, Ethernet, IpProtocol, Ipv4, Ipv6, Tcp, checksum, tcp_flags};
 
+/// Bytes at the front of a frame that must be readable for [`clamp`]: the longest headers.
+pub const HEAD_LEN: usize = Ethernet::LEN + Ipv4::MAX_LEN + Tcp::LEN + MAX_OPTIONS;
+
 /// What the clamp knows.
 pub trait SegmentTables {
     /// Whether this is a VIP.

@@ -27,6 +27,9 @@ use weir_abi::agent::Reason;
 use weir_abi::{Address, Family};
 use weir_wire::{EtherType, Ethernet, Ipv4, Ipv6};
 
+/// Bytes at the front of a frame that must be readable for [`unwrap`]: the longest outer header and an inner one.
+pub const HEAD_LEN: usize = Ethernet::LEN + Ipv4::MAX_LEN + Ipv6::LEN;
+
 /// What the agent knows.
 pub trait AgentTables {
     /// Whether a director may send from this address.
@@ -79,6 +82,22 @@ fn decide<F: Frame, T: AgentTables>(frame: &mut F, tables: &T) -> Reason {
     match checked {
         Ok(()) => strip(frame, ethernet, &outer),
         Err(reason) => reason,
+    }
+}
+
+/// Whether removing `by` bytes of outer header leaves a packet of another family, and which; for frames whose owner keeps
+/// the family beside the bytes.
+#[inline(always)]
+pub fn family_change<F: Frame>(frame: &F, by: usize) -> Option<Family> {
+    let version = |offset| frame.at::<[u8; 1]>(offset).map_or(0, |first| first[0] >> 4);
+    let inner = version(Ethernet::LEN + by);
+    if inner == version(Ethernet::LEN) {
+        return None;
+    }
+    match inner {
+        4 => Some(Family::V4),
+        6 => Some(Family::V6),
+        _ => None,
     }
 }
 
