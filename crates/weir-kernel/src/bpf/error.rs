@@ -36,7 +36,9 @@ pub enum Error {
         known: Vec<&'static str>,
     },
     /// An object lacks a program or a map.
-    #[error("the BPF object \"{object}\" has no {kind} \"{name}\"\nbuild weir again from a complete source tree")]
+    #[error(
+        "the BPF object \"{object}\" has no {kind} \"{name}\"\nbuild weir again from a complete source tree"
+    )]
     NoSuchItem {
         /// The object.
         object: String,
@@ -121,7 +123,9 @@ pub enum Error {
         why: &'static str,
     },
     /// There is no such interface.
-    #[error("there is no network interface {interface}\n`ip link` lists those there are in this network namespace")]
+    #[error(
+        "there is no network interface {interface}\n`ip link` lists those there are in this network namespace"
+    )]
     NoInterface {
         /// Name or index.
         interface: String,
@@ -149,6 +153,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// The first line: the cause without the advice.
+    pub fn cause(&self) -> String {
+        self.to_string().lines().next().unwrap_or_default().to_owned()
+    }
+
     /// For `map_err`: says what was being done.
     pub(crate) fn doing(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
@@ -187,7 +196,9 @@ pub(crate) fn from_loader(object: &str, error: &aya::EbpfError) -> Error {
         cause = inner.source();
     }
     // The loader names the system call's error without always linking to it.
-    if code.is_none() && let aya::EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. }) = error {
+    if code.is_none()
+        && let aya::EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. }) = error
+    {
         code = io_error.raw_os_error();
         why = format!("{why}: {io_error}");
     }

@@ -9,7 +9,10 @@
 //! scratch array of maps with one element serves as the call. membarrier(2) would do it too on most machines, but
 //! returns at once on one CPU (where a preempted run may be waiting) and is refused with `nohz_full`.
 
-use std::{io, os::fd::{AsFd as _, OwnedFd}};
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use super::{Error, sys};
 

@@ -77,8 +77,11 @@ impl RawMap {
 
     /// Pins the map.
     pub fn pin(&self, path: &Path) -> Result<(), Error> {
-        sys::pin(self.fd.as_fd(), path)
-            .map_err(Error::doing(format!("pin map {} at {}", self.name, path.display())))
+        sys::pin(self.fd.as_fd(), path).map_err(Error::doing(format!(
+            "pin map {} at {}",
+            self.name,
+            path.display()
+        )))
     }
 
     /// The value under `key`; for a per-CPU map the values of all possible CPUs, each at a multiple of eight bytes.
@@ -220,9 +223,7 @@ fn count_cpus(list: &str) -> Option<usize> {
     list.trim()
         .split(',')
         .map(|range| match range.split_once('-') {
-            Some((first, last)) => {
-                Some(last.parse::<usize>().ok()?.checked_sub(first.parse().ok()?)? + 1)
-            }
+            Some((first, last)) => Some(last.parse::<usize>().ok()?.checked_sub(first.parse().ok()?)? + 1),
             None => range.parse::<usize>().ok().map(|_| 1),
         })
         .sum()

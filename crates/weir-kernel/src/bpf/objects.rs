@@ -7,9 +7,11 @@ include!(concat!(env!("OUT_DIR"), "/objects.rs"));
 
 /// The bytes of the ELF object `name`, such as `director`.
 pub fn get(name: &str) -> Result<&'static [u8], Error> {
-    OBJECTS.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes).ok_or_else(|| {
-        Error::NoObject { name: name.to_owned(), known: names().collect() }
-    })
+    OBJECTS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, bytes)| *bytes)
+        .ok_or_else(|| Error::NoObject { name: name.to_owned(), known: names().collect() })
 }
 
 /// The names of all objects.

@@ -98,8 +98,9 @@ fn create(path: &Path) -> Result<(), Error> {
 }
 
 fn is_bpffs(path: &Path) -> Result<bool, Error> {
-    let found = statfs(path)
-        .map_err(|errno| Error::doing(format!("look at the file system of {}", path.display()))(errno.into()))?;
+    let found = statfs(path).map_err(|errno| {
+        Error::doing(format!("look at the file system of {}", path.display()))(errno.into())
+    })?;
     Ok(found.filesystem_type() == BPF_FS_MAGIC)
 }
 

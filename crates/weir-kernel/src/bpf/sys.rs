@@ -104,7 +104,7 @@ struct ById {
 struct Info {
     fd: u32,
     len: u32,
-    info: u64,
+    buffer: u64,
 }
 
 #[derive(Default)]
@@ -179,7 +179,7 @@ pub(crate) struct KernelProgInfo {
     gpl: u32,
     netns_dev: u64,
     netns_ino: u64,
-    unused: [u64; 12],
+    unused: [u64; 11],
     run_time_ns: u64,
     run_cnt: u64,
     recursion_misses: u64,
@@ -269,12 +269,7 @@ pub(crate) unsafe fn map_lookup(fd: BorrowedFd<'_>, key: &[u8], value: &mut [u8]
 
 /// # Safety
 /// As [`map_lookup`].
-pub(crate) unsafe fn map_update(
-    fd: BorrowedFd<'_>,
-    key: &[u8],
-    value: &[u8],
-    flags: u64,
-) -> io::Result<()> {
+pub(crate) unsafe fn map_update(fd: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
     let mut attr = MapElement { fd: raw(fd), pad: 0, key: address(key), value: address(value), flags };
     // SAFETY: the kernel only reads; the lengths are the caller's promise.
     unsafe { bpf(MAP_UPDATE, &mut attr) }.map(drop)
@@ -290,11 +285,7 @@ pub(crate) unsafe fn map_delete(fd: BorrowedFd<'_>, key: &[u8]) -> io::Result<()
 
 /// # Safety
 /// `key` (where given) and `next` must have the map's key length.
-pub(crate) unsafe fn map_next_key(
-    fd: BorrowedFd<'_>,
-    key: Option<&[u8]>,
-    next: &mut [u8],
-) -> io::Result<()> {
+pub(crate) unsafe fn map_next_key(fd: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<()> {
     let mut attr = MapElement {
         fd: raw(fd),
         key: key.map_or(0, address),
@@ -360,7 +351,7 @@ pub(crate) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
 /// `T` must be a layout the kernel may fill with any bytes, for an object of `fd`'s kind.
 unsafe fn info<T: Default>(fd: BorrowedFd<'_>) -> io::Result<T> {
     let mut info = T::default();
-    let mut attr = Info { fd: raw(fd), len: size_of::<T>() as u32, info: address_mut(&mut info) };
+    let mut attr = Info { fd: raw(fd), len: size_of::<T>() as u32, buffer: address_mut(&mut info) };
     // SAFETY: the kernel writes at most `len` bytes, and T takes any bytes.
     unsafe { bpf(INFO_BY_FD, &mut attr) }?;
     Ok(info)

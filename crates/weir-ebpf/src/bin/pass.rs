@@ -1,0 +1,18 @@
+//! Passes every packet: what the peer of a veth needs so that the other end's XDP_TX arrives.
+#![no_std]
+#![no_main]
+#![allow(unsafe_code)] // link sections are unsafe attributes
+
+use weir_ebpf as _; // the panic handler
+
+use aya_ebpf::{bindings::xdp_action::XDP_PASS, macros::xdp, programs::XdpContext};
+
+/// XDP entry point.
+#[xdp]
+pub fn pass(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

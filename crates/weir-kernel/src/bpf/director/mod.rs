@@ -1,0 +1,329 @@
+//! The director in the kernel: its tables as memory, its program, its attachments.
+//!
+//! Owns: creating, pinning, adopting and removing them, in that order of care. May not touch: what services and rings
+//! mean. Invariant: tables are adopted only when the kernel says they are exactly what this build would make, and
+//! refused otherwise, with nothing changed.
+//!
+//! What a start does with what it finds pinned:
+//!
+//! | pinned | attached | start |
+//! | --- | --- | --- |
+//! | nothing, or the rest of a start that was cut short (no identity yet) | no | afresh |
+//! | tables of this ABI, same sizes and key | either | adopted: flows and rings stay |
+//! | tables of this ABI, other sizes or key | no | afresh: nobody is forwarding by them |
+//! | tables of this ABI, other sizes or key | yes | [`Error::InUse`] |
+//! | tables of another ABI | either | [`Error::PinnedAbi`] |
+//! | a table missing or of another shape | either | [`Error::BadPin`] |
+
+mod attach;
+mod pins;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use weir_abi::{Control, Count, Reason, map};
+
+use super::{
+    Error, Grace, Link, LoadOptions, Loaded, Mapped, Program, ProgramInfo, RawMap, StateDir, clock, load,
+    map::possible_cpus,
+};
+pub use attach::AttachedLink;
+use pins::{PROGRAM_PIN, Verdict, tables};
+
+/// Sizes of the director's tables, in records. The defaults are weir-abi's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Entries of the service table, both halves together; a power of two.
+    pub services: u32,
+    /// Ring slots of all services together.
+    pub ring_slots: u32,
+    /// Backend ids, including id 0, which is never used; at most 2^20.
+    pub backends: u32,
+    /// Buckets of the flow table, of eight flows each; a power of two.
+    pub flow_buckets: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        use map::default_size as size;
+        Self {
+            services: size::SERVICES,
+            ring_slots: size::RINGS,
+            backends: size::BACKENDS,
+            flow_buckets: size::FLOWS,
+        }
+    }
+}
+
+impl Sizes {
+    /// Bytes of kernel memory the tables take on this machine (per-CPU counters for every possible CPU).
+    pub fn memory(&self) -> Result<u64, Error> {
+        let cpus = possible_cpus().map_err(Error::doing("count the CPUs"))? as u64;
+        Ok(tables(self).iter().map(|table| table.memory(cpus)).sum())
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        const NOT_A_POWER: &str = "it must be a power of two";
+        let problem = if !self.services.is_power_of_two() || self.services < 2 {
+            ("the service table", self.services, "it must be a power of two, at least 2")
+        } else if self.ring_slots == 0 {
+            ("the ring table", self.ring_slots, "it must not be empty")
+        } else if self.backends < 2 || self.backends > 1 << weir_abi::RingSlot::BACKEND_BITS {
+            ("the backend table", self.backends, "it must be between 2 and 1048576")
+        } else if !self.flow_buckets.is_power_of_two() {
+            ("the flow table", self.flow_buckets, NOT_A_POWER)
+        } else {
+            return Ok(());
+        };
+        Err(Error::Size { what: problem.0, value: problem.1, why: problem.2 })
+    }
+}
+
+/// What [`Director::load_or_adopt`] is to make.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Table sizes.
+    pub sizes: Sizes,
+    /// Secret key of the flow hash. `None`: the pinned one, or a random one on a fresh start. Directors that share
+    /// traffic need the same key.
+    pub hash_key: Option<[u64; 2]>,
+}
+
+/// How the director came up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With empty tables.
+    Fresh,
+    /// With the tables an earlier run left pinned.
+    Adopted,
+}
+
+/// The director's program, tables and attachments.
+///
+/// Everything is pinned: dropping this leaves the program forwarding, to be adopted by the next start. Keep the
+/// [`StateDir`] it was made with alive as long as this, so that no other process changes the same tables.
+#[derive(Debug)]
+pub struct Director {
+    dir: PathBuf,
+    start: Start,
+    hz: u32,
+    program: Program,
+    control: Mapped<8>,
+    services: Mapped<8>,
+    rings: Mapped<1>,
+    backends: Mapped<8>,
+    flows: Mapped<8>,
+    reasons: RawMap,
+    backend_counts: RawMap,
+    grace: Grace,
+    links: BTreeMap<String, Link>,
+}
+
+impl Director {
+    /// Makes the tables and the program, or takes over those pinned in `state`; attaches nothing.
+    ///
+    /// The program is always loaded anew; attached links run the old one until [`Director::attach`] exchanges it.
+    pub fn load_or_adopt(state: &StateDir, options: &Options) -> Result<Self, Error> {
+        options.sizes.check()?;
+        let (verdict, links) = pins::judge(state.bpf(), options)?;
+        match verdict {
+            Verdict::Adopt => Self::load(state.bpf(), options, Start::Adopted, links),
+            Verdict::Fresh => {
+                pins::remove(state.bpf())?;
+                let made = Self::load(state.bpf(), options, Start::Fresh, links);
+                if made.is_err() {
+                    // The first error is the one to tell.
+                    if let Err(error) = pins::remove(state.bpf()) {
+                        tracing::warn!(%error, "cannot remove the pins of a start that failed");
+                    }
+                }
+                made
+            }
+        }
+    }
+
+    fn load(
+        dir: &Path,
+        options: &Options,
+        start: Start,
+        links: BTreeMap<String, Link>,
+    ) -> Result<Self, Error> {
+        let tables = tables(&options.sizes);
+        if start == Start::Fresh {
+            let mib = options.sizes.memory()?.div_ceil(1 << 20);
+            let Sizes { services, ring_slots, backends, flow_buckets } = options.sizes;
+            tracing::info!(mib, services, ring_slots, backends, flow_buckets, "making the director's tables");
+        }
+        let mut object = load(
+            PROGRAM,
+            &LoadOptions {
+                max_entries: tables.iter().map(|table| (table.name.to_owned(), table.entries)).collect(),
+                globals: Vec::new(),
+                pins: tables.iter().map(|table| (table.name.to_owned(), dir.join(table.name))).collect(),
+            },
+        )?;
+        for table in &tables {
+            let info = object.map(table.name)?.info();
+            table.check(&info).map_err(|why| Error::BadPin {
+                map: table.name.to_owned(),
+                why,
+                dir: dir.to_owned(),
+            })?;
+        }
+        let hz = clock::hz()?;
+        let control = mapped(&object, map::CONTROL)?;
+        if start == Start::Fresh {
+            write_control(&control, options, hz)?;
+        }
+        let program = object.program(PROGRAM)?;
+        replace_pin(&program, dir)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            start,
+            hz,
+            program,
+            control,
+            services: mapped(&object, map::SERVICES)?,
+            rings: mapped(&object, map::RINGS)?,
+            backends: mapped(&object, map::BACKENDS)?,
+            flows: mapped(&object, map::FLOWS)?,
+            reasons: object.map(map::REASONS)?,
+            backend_counts: object.map(map::BACKEND_COUNTS)?,
+            grace: Grace::new()?,
+            links,
+        })
+    }
+
+    /// Whether the tables are new.
+    pub fn start(&self) -> Start {
+        self.start
+    }
+
+    /// The control record (index 0).
+    pub fn control(&self) -> &Mapped<8> {
+        &self.control
+    }
+
+    /// Both halves of the service table.
+    pub fn services(&self) -> &Mapped<8> {
+        &self.services
+    }
+
+    /// The slots of all rings.
+    pub fn rings(&self) -> &Mapped<1> {
+        &self.rings
+    }
+
+    /// Backend records by id.
+    pub fn backends(&self) -> &Mapped<8> {
+        &self.backends
+    }
+
+    /// Flow buckets; each word is a [`weir_abi::FlowEntry`].
+    pub fn flows(&self) -> &Mapped<8> {
+        &self.flows
+    }
+
+    /// The program, for [`super::test_run`].
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// What the kernel says about the program.
+    pub fn program_info(&self) -> Result<ProgramInfo, Error> {
+        self.program.info()
+    }
+
+    /// How long a tick of the flow table lasts.
+    pub fn tick(&self) -> Duration {
+        let shift = self.control.record(0).map_or(0, |record| Control(record).tick_shift());
+        clock::tick(self.hz, shift)
+    }
+
+    /// Returns when no run of the program can still see words replaced before the call; see [`Grace`].
+    pub fn grace_period(&self) -> Result<(), Error> {
+        self.grace.wait()
+    }
+
+    /// Packets and bytes by [`Reason`], indexed by its number.
+    pub fn reasons(&self) -> Result<Vec<Count>, Error> {
+        sums(&self.reasons, Reason::COUNT)
+    }
+
+    /// Packets and bytes of all backends, indexed by id; the first `count` ids.
+    pub fn all_backend_counts(&self, count: u32) -> Result<Vec<Count>, Error> {
+        sums(&self.backend_counts, count)
+    }
+
+    /// Packets and bytes of the backend `id`.
+    pub fn backend_count(&self, id: u32) -> Result<Count, Error> {
+        let value = self.backend_counts.get(&id.to_ne_bytes())?;
+        Ok(value.map(|value| sum(&value)).unwrap_or_default())
+    }
+
+    /// Sets the counters of `id` to zero, for an id used anew: call it when nothing counts there any more, because a
+    /// run in progress may still add to the old number.
+    pub fn zero_backend_count(&self, id: u32) -> Result<(), Error> {
+        self.backend_counts.set(&id.to_ne_bytes(), &[0; 16], 0)
+    }
+
+    /// Detaches everywhere and removes every pin: the next start is a fresh one.
+    pub fn remove(mut self) -> Result<(), Error> {
+        self.detach_all()?;
+        pins::remove(&self.dir)
+    }
+}
+
+/// Name of the object, the program in it and its pin.
+const PROGRAM: &str = PROGRAM_PIN;
+
+fn mapped<const N: usize>(object: &Loaded, name: &str) -> Result<Mapped<N>, Error> {
+    Mapped::new(&object.map(name)?)
+}
+
+fn write_control(control: &Mapped<8>, options: &Options, hz: u32) -> Result<(), Error> {
+    let Some(record) = control.record(0) else { return Ok(()) };
+    let control = Control(record);
+    control.set_hash_key(match options.hash_key {
+        Some(key) => key,
+        None => random_key().map_err(Error::doing("draw a random hash key"))?,
+    });
+    control.set_flow_geometry(options.sizes.flow_buckets - 1, clock::tick_shift(hz));
+    // Last: a record with an identity is whole.
+    std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
+    control.set_identity();
+    Ok(())
+}
+
+fn random_key() -> io::Result<[u64; 2]> {
+    let mut key = [0u64; 2];
+    let len = size_of_val(&key);
+    // SAFETY: `len` bytes of `key`, which takes any bytes. Requests up to 256 bytes are never cut short.
+    let got = unsafe { libc::getrandom(key.as_mut_ptr().cast(), len, 0) };
+    if got < 0 { Err(io::Error::last_os_error()) } else { Ok(key) }
+}
+
+/// Pins the program in place of the last run's.
+fn replace_pin(program: &Program, dir: &Path) -> Result<(), Error> {
+    let (new, pin) = (dir.join(pins::NEW_PROGRAM_PIN), dir.join(PROGRAM_PIN));
+    pins::unlink(&new)?;
+    program.pin(&new)?;
+    fs::rename(&new, &pin).map_err(Error::doing(format!("rename {} to {}", new.display(), pin.display())))
+}
+
+fn sums(map: &RawMap, count: u32) -> Result<Vec<Count>, Error> {
+    Ok(map.values(count)?.iter().map(|value| sum(value)).collect())
+}
+
+/// Adds up all CPUs' counts.
+fn sum(value: &[u8]) -> Count {
+    let (words, _) = value.as_chunks::<8>();
+    words.chunks_exact(2).fold(Count::default(), |total, cpu| Count {
+        packets: total.packets.wrapping_add(u64::from_ne_bytes(cpu[0])),
+        bytes: total.bytes.wrapping_add(u64::from_ne_bytes(cpu[1])),
+    })
+}

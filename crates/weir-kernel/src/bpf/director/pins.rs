@@ -1,0 +1,252 @@
+//! What is pinned, and whether it can be used.
+//!
+//! Owns: the shapes of the tables, the comparison with what the kernel says, the names of pins.
+//! May not touch: contents, but for the identity and the key. Invariant: [`judge`] changes nothing.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use weir_abi::{ABI_VERSION, Control, MAGIC, Reason, map};
+
+use super::{
+    super::{Error, Link, MapInfo, Mapped, RawMap, sys},
+    Options, Sizes,
+};
+
+/// Pin of the program.
+pub(super) const PROGRAM_PIN: &str = "director";
+/// Pin of a program on its way to [`PROGRAM_PIN`].
+pub(super) const NEW_PROGRAM_PIN: &str = "director_new";
+/// Beginning of the names of pinned links.
+const LINK_PREFIX: &str = "link_";
+
+/// The shape of one table.
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) entries: u32,
+    map_type: u32,
+    value_size: u32,
+    flags: u32,
+}
+
+/// All tables of the director.
+pub(super) fn tables(sizes: &Sizes) -> [Table; 7] {
+    let words = |name, entries, words: u32| Table {
+        name,
+        entries,
+        map_type: sys::MAP_TYPE_ARRAY,
+        value_size: 8 * words,
+        flags: map::F_MMAPABLE,
+    };
+    let counts = |name, entries| Table {
+        name,
+        entries,
+        map_type: sys::MAP_TYPE_PERCPU_ARRAY,
+        value_size: size_of::<weir_abi::Count>() as u32,
+        flags: 0,
+    };
+    [
+        words(map::CONTROL, 1, 8),
+        words(map::SERVICES, sizes.services, 8),
+        words(map::RINGS, sizes.ring_slots, 1),
+        words(map::BACKENDS, sizes.backends, 8),
+        words(map::FLOWS, sizes.flow_buckets, 8),
+        counts(map::REASONS, Reason::COUNT),
+        counts(map::BACKEND_COUNTS, sizes.backends),
+    ]
+}
+
+impl Table {
+    pub(super) fn memory(&self, cpus: u64) -> u64 {
+        let entries = u64::from(self.entries);
+        let value = u64::from(self.value_size);
+        // A per-CPU element is a pointer and one value for each CPU.
+        if self.map_type == sys::MAP_TYPE_PERCPU_ARRAY {
+            entries * (8 + value * cpus)
+        } else {
+            entries * value
+        }
+    }
+
+    /// Whether a map is this table, but for the number of entries; what is wrong otherwise.
+    fn check_shape(&self, info: &MapInfo) -> Result<(), String> {
+        let wrong = |what: &str, found: u32, wanted: u32| {
+            if found == wanted { Ok(()) } else { Err(format!("its {what} is {found}, not {wanted}")) }
+        };
+        wrong("map type", info.map_type, self.map_type)?;
+        wrong("key size", info.key_size, 4)?;
+        wrong("value size", info.value_size, self.value_size)?;
+        wrong("flags word", info.flags, self.flags)
+    }
+
+    /// Whether a map is this table; what is wrong otherwise.
+    pub(super) fn check(&self, info: &MapInfo) -> Result<(), String> {
+        self.check_shape(info)?;
+        if info.max_entries == self.entries {
+            return Ok(());
+        }
+        Err(format!("it has {} entries, not {}", info.max_entries, self.entries))
+    }
+}
+
+/// What to do with what is pinned.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Remove what there is and start with empty tables.
+    Fresh,
+    /// Use it.
+    Adopt,
+}
+
+/// Looks at everything pinned in `dir`. Returns the pinned links by interface name as well.
+pub(super) fn judge(dir: &Path, options: &Options) -> Result<(Verdict, BTreeMap<String, Link>), Error> {
+    let links = links(dir)?;
+    let tables = tables(&options.sizes);
+    let bad = |map: &str, why: String| Error::BadPin { map: map.to_owned(), why, dir: dir.to_owned() };
+    let missing = |map: &str| bad(map, "it is missing".to_owned());
+
+    let mut pinned = BTreeMap::new();
+    for table in &tables {
+        if let Some(map) = open(dir, table.name)? {
+            pinned.insert(table.name, map);
+        }
+    }
+    let Some(control) = pinned.get(map::CONTROL) else {
+        // The identity is written when everything is there, so without one nobody has used the rest.
+        return if links.is_empty() { Ok((Verdict::Fresh, links)) } else { Err(missing(map::CONTROL)) };
+    };
+    // Another version may have made the record longer, but not moved its first word.
+    let record = control.get(&0u32.to_ne_bytes()).ok().flatten().unwrap_or_default();
+    let Some(identity) = record.first_chunk().map(|word| u64::from_le_bytes(*word)) else {
+        return Err(bad(map::CONTROL, "it is no control record".to_owned()));
+    };
+    if identity == 0 && links.is_empty() {
+        return Ok((Verdict::Fresh, links));
+    }
+    if identity as u32 != MAGIC {
+        return Err(bad(map::CONTROL, "it is not a control record of weir's".to_owned()));
+    }
+    let found = (identity >> 32) as u32;
+    if found != ABI_VERSION {
+        return Err(Error::PinnedAbi { found, expected: ABI_VERSION, dir: dir.to_owned() });
+    }
+
+    let mut differences = Vec::new();
+    for table in &tables {
+        let info = pinned.get(table.name).ok_or_else(|| missing(table.name))?.info();
+        table.check_shape(&info).map_err(|why| bad(table.name, why))?;
+        if info.max_entries != table.entries {
+            let what = format!("the size of {}", table.name);
+            differences.push((what, info.max_entries.to_string(), table.entries.to_string()));
+        }
+    }
+    let control = Mapped::<8>::new(control)?;
+    let key = control.record(0).map(|record| Control(record).hash_key());
+    if options.hash_key.is_some() && options.hash_key != key {
+        // Secret: the values are not shown.
+        differences.push(("the hash key".to_owned(), "the old one".to_owned(), "the new one".to_owned()));
+    }
+    let Some((what, pinned, wanted)) = differences.into_iter().next() else {
+        return Ok((Verdict::Adopt, links));
+    };
+    if links.is_empty() {
+        tracing::info!(
+            what,
+            pinned,
+            wanted,
+            "the pinned tables were made otherwise and nobody uses them: starting afresh"
+        );
+        return Ok((Verdict::Fresh, links));
+    }
+    Err(Error::InUse { what, pinned, wanted, interfaces: links.into_keys().collect() })
+}
+
+fn open(dir: &Path, name: &str) -> Result<Option<RawMap>, Error> {
+    let path = dir.join(name);
+    if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    let opened = sys::open_pin(&path).and_then(|fd| RawMap::from_fd(fd, name));
+    opened.map(Some).map_err(|error| Error::BadPin {
+        map: name.to_owned(),
+        why: error.to_string(),
+        dir: dir.to_owned(),
+    })
+}
+
+/// The pinned links by interface name; those of devices that have gone are left out.
+fn links(dir: &Path) -> Result<BTreeMap<String, Link>, Error> {
+    let failed = || Error::doing(format!("list {}", dir.display()));
+    let mut links = BTreeMap::new();
+    for entry in fs::read_dir(dir).map_err(failed())? {
+        let name = entry.map_err(failed())?.file_name();
+        let Some(interface) = name.to_str().and_then(interface_of) else { continue };
+        let bad = |why: String| Error::BadPin {
+            map: name.to_string_lossy().into_owned(),
+            why,
+            dir: dir.to_owned(),
+        };
+        let link = Link::open(&dir.join(&name)).map_err(|error| bad(error.cause()))?;
+        if link.info()?.ifindex != 0 {
+            links.insert(interface, link);
+        }
+    }
+    Ok(links)
+}
+
+/// Removes the tables, the program and the links of devices that have gone.
+pub(super) fn remove(dir: &Path) -> Result<(), Error> {
+    let failed = || Error::doing(format!("list {}", dir.display()));
+    for entry in fs::read_dir(dir).map_err(failed())? {
+        let name = entry.map_err(failed())?.file_name();
+        let path = dir.join(&name);
+        if name.to_str().and_then(interface_of).is_some() && Link::open(&path)?.info()?.ifindex == 0 {
+            unlink(&path)?;
+        }
+    }
+    for table in tables(&Sizes::default()) {
+        unlink(&dir.join(table.name))?;
+    }
+    unlink(&dir.join(NEW_PROGRAM_PIN))?;
+    unlink(&dir.join(PROGRAM_PIN))
+}
+
+/// Removes a pin, if it is there.
+pub(super) fn unlink(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::doing(format!("remove {}", path.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The name of an interface's link pin. bpffs refuses dots, which VLANs' names have; `%` escapes them and itself.
+pub(super) fn link_pin(interface: &str) -> String {
+    format!("{LINK_PREFIX}{}", interface.replace('%', "%25").replace('.', "%2e"))
+}
+
+fn interface_of(pin: &str) -> Option<String> {
+    let escaped = pin.strip_prefix(LINK_PREFIX)?;
+    Some(escaped.replace("%2e", ".").replace("%25", "%"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_interface_name_has_a_pin_of_its_own() {
+        for name in ["eth0", "eth0.100", "a%2e", "%25.", "a%b"] {
+            let pin = link_pin(name);
+            assert!(!pin.contains('.'), "{pin}");
+            assert_eq!(interface_of(&pin).as_deref(), Some(name));
+        }
+        assert_eq!(interface_of("WEIR_RINGS"), None);
+    }
+
+    #[test]
+    fn memory_counts_every_cpu() {
+        let table = &tables(&Sizes { backends: 100, ..Sizes::default() })[6];
+        assert_eq!(table.memory(4), 100 * (8 + 4 * 16));
+    }
+}
