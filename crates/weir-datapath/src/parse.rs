@@ -1,7 +1,7 @@
 //! Bytes to flow, or a reason why there is none.
 //!
 //! Owns the order in which headers are read and every length check. May not touch tables and changes no byte.
-//! Invariant: when it returns [`Parsed::Flow`], the Ethernet, IP and transport headers are wholly inside the frame *and*
+//! Invariant: when it returns [`Kind::Flow`], the Ethernet, IP and transport headers are wholly inside the frame *and*
 //! inside the IP packet, and the IP packet is wholly inside the frame.
 use crate::Frame;
 use weir_abi::{Address, Family, Reason, ServiceKey};
@@ -42,38 +42,63 @@ pub struct Packet {
     pub opens: bool,
 }
 
-/// What parsing found.
+/// What kind of packet parsing found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parsed {
+pub enum Kind {
     /// A TCP or UDP packet with both ports in hand.
-    Flow(Packet),
-    /// An IP packet that cannot be balanced. The reason it gets depends on whether it was sent to a VIP.
-    Other {
-        /// Destination address, as the key of the entry that marks VIPs.
-        vip: ServiceKey,
-        /// Its reason when the destination is a VIP.
-        at_vip: Reason,
-        /// Its reason otherwise.
-        elsewhere: Reason,
-    },
+    Flow,
+    /// An IP packet that cannot be balanced; only its destination address is known.
+    Other,
     /// Nothing that could be to a VIP.
-    Pass(Reason),
+    Stranger,
+}
+
+/// What parsing found.
+///
+/// A plain record and not an enum with payloads, because every field then has a value on every path: the compiler may
+/// otherwise spill a payload that was never written, which the verifier refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// Which of the other fields mean something.
+    pub kind: Kind,
+    /// The packet; for [`Kind::Other`] only the VIP and family of its key.
+    pub packet: Packet,
+    /// The packet's reason when it is not balanced and was sent to a VIP.
+    pub at_vip: Reason,
+    /// Its reason when it is not balanced and was not.
+    pub elsewhere: Reason,
+}
+
+impl Parsed {
+    #[inline(always)]
+    fn unknown(kind: Kind, address: Address, family: Family, at_vip: Reason, elsewhere: Reason) -> Self {
+        let key = ServiceKey { vip: address, family, protocol: 0, port: 0 };
+        let flow = Flow { source: Address([0; 2]), source_port: 0, key };
+        let inner = Inner { family, tos: 0, len: 0, id: [0; 2] };
+        Self { kind, packet: Packet { flow, inner, opens: false }, at_vip, elsewhere }
+    }
+
+    /// A packet that is no IP packet, or too short to tell.
+    #[inline(always)]
+    fn stranger(reason: Reason) -> Self {
+        Self::unknown(Kind::Stranger, Address([0; 2]), Family::V4, reason, reason)
+    }
 }
 
 /// Reads the headers of a frame.
 #[inline(always)]
 pub fn parse<F: Frame>(frame: &F) -> Parsed {
-    let Some(ethernet) = frame.at::<Ethernet>(0) else { return Parsed::Pass(Reason::Malformed) };
+    let Some(ethernet) = frame.at::<Ethernet>(0) else { return Parsed::stranger(Reason::Malformed) };
     match ethernet.ether_type() {
         EtherType::IPV4 => parse_ipv4(frame),
         EtherType::IPV6 => parse_ipv6(frame),
-        _ => Parsed::Pass(Reason::NotIp),
+        _ => Parsed::stranger(Reason::NotIp),
     }
 }
 
 #[inline(always)]
 fn other(address: Address, family: Family, at_vip: Reason, elsewhere: Reason) -> Parsed {
-    Parsed::Other { vip: ServiceKey { vip: address, family, protocol: 0, port: 0 }, at_vip, elsewhere }
+    Parsed::unknown(Kind::Other, address, family, at_vip, elsewhere)
 }
 
 #[inline(always)]
@@ -91,7 +116,7 @@ fn v6(a: [u8; 16]) -> Address {
 
 #[inline(always)]
 fn parse_ipv4<F: Frame>(frame: &F) -> Parsed {
-    let Some(ip) = frame.at::<Ipv4>(Ethernet::LEN) else { return Parsed::Pass(Reason::Malformed) };
+    let Some(ip) = frame.at::<Ipv4>(Ethernet::LEN) else { return Parsed::stranger(Reason::Malformed) };
     let destination = v4(ip.destination);
     let truncated = other(destination, Family::V4, Reason::VipTruncated, Reason::Malformed);
     let (header_len, total_len) = (ip.header_len(), ip.total_len() as usize);
@@ -113,7 +138,7 @@ fn parse_ipv4<F: Frame>(frame: &F) -> Parsed {
 
 #[inline(always)]
 fn parse_ipv6<F: Frame>(frame: &F) -> Parsed {
-    let Some(ip) = frame.at::<Ipv6>(Ethernet::LEN) else { return Parsed::Pass(Reason::Malformed) };
+    let Some(ip) = frame.at::<Ipv6>(Ethernet::LEN) else { return Parsed::stranger(Reason::Malformed) };
     let destination = v6(ip.destination);
     let truncated = other(destination, Family::V6, Reason::VipTruncated, Reason::Malformed);
     let payload = ip.payload_len() as usize;
@@ -168,5 +193,6 @@ fn parse_transport<F: Frame>(
     let port = u16::from_ne_bytes(ports.destination);
     let key = ServiceKey { vip: destination, family, protocol: protocol.0, port };
     let flow = Flow { source, source_port: u16::from_ne_bytes(ports.source), key };
-    Parsed::Flow(Packet { flow, inner, opens })
+    let packet = Packet { flow, inner, opens };
+    Parsed { kind: Kind::Flow, packet, at_vip: Reason::VipOther, elsewhere: Reason::NotService }
 }

@@ -1,5 +1,5 @@
 //! One packet, from bytes to outcome.
-use crate::{Action, Frame, Outcome, Parsed, Tables, classify, encap, parse, select};
+use crate::{Action, Frame, Outcome, Tables, classify, encap, parse, parse::Kind, select};
 use weir_abi::{Control, Reason};
 use weir_wire::IpProtocol;
 
@@ -15,22 +15,19 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
 #[inline(always)]
 fn decide<F: Frame, T: Tables>(frame: &mut F, tables: &T, bytes: u64) -> Result<Outcome, Reason> {
     let parsed = parse::parse(frame);
-    if let Parsed::Pass(reason) = parsed {
-        return Err(reason);
+    if matches!(parsed.kind, Kind::Stranger) {
+        return Err(parsed.elsewhere);
     }
     let Some(control) = tables.control() else { return Err(Reason::TableCorrupt) };
     // A control record that is not (yet) ours: nothing in the tables may be believed, so nothing is touched.
     if control.identity() != Control::<T::Words>::IDENTITY {
         return Err(Reason::NotService);
     }
-    let packet = match parsed {
-        Parsed::Flow(packet) => packet,
-        Parsed::Other { vip, at_vip, elsewhere } => {
-            let to_vip = classify::find(tables, &control, &vip).is_some();
-            return Err(if to_vip { at_vip } else { elsewhere });
-        }
-        Parsed::Pass(reason) => return Err(reason),
-    };
+    let packet = &parsed.packet;
+    if matches!(parsed.kind, Kind::Other) {
+        let to_vip = classify::find(tables, &control, &packet.flow.key).is_some();
+        return Err(if to_vip { parsed.at_vip } else { parsed.elsewhere });
+    }
     let service = classify::classify(tables, &control, &packet.flow.key)?;
     let tcp = packet.flow.key.protocol == IpProtocol::TCP.0;
     let choice = select::select(tables, &control, &service, &packet.flow, packet.opens, tcp)?;

@@ -25,6 +25,8 @@ pub struct ServiceSpec {
     pub no_backend: NoBackend,
     /// MTU towards the backends.
     pub mtu: u16,
+    /// Slots of its ring, as a power of two.
+    pub ring_log2: u32,
 }
 
 /// Contents of all tables but the flow table.
@@ -44,8 +46,6 @@ pub struct Image {
     pub specs: Vec<ServiceSpec>,
 }
 
-/// Slots of every ring in an image.
-const RING_LOG2: u32 = 8;
 /// A shift that makes the clock stand still, so that two runs leave the same flow table.
 const STOPPED_CLOCK: u32 = 63;
 
@@ -89,6 +89,14 @@ impl Image {
         image
     }
 
+    /// Gives the flow table another size (a power of two) and its clock a rate.
+    pub fn set_flow_geometry(&mut self, buckets: u32, tick_shift: u32) {
+        self.flow_buckets = buckets;
+        let cells = self.control.map(std::cell::Cell::new);
+        Control(&cells).set_flow_geometry(buckets - 1, tick_shift);
+        self.control = cells.map(|cell| cell.get());
+    }
+
     fn add_ring(&mut self, spec: &ServiceSpec, service_id: u32, ifindex: u32) -> RingRange {
         if spec.backends.is_empty() {
             return RingRange::NONE;
@@ -99,10 +107,10 @@ impl Image {
             self.backends.push(fields(spec, *backend, service_id, ifindex).record());
         }
         // Any assignment will do here: the datapath does not care how the ring was made.
-        for slot in 0..1usize << RING_LOG2 {
+        for slot in 0..1usize << spec.ring_log2 {
             self.rings.push(RingSlot::settled((first + slot % spec.backends.len()) as u32).0);
         }
-        RingRange::new(base, RING_LOG2)
+        RingRange::new(base, spec.ring_log2)
     }
 
     fn place(&mut self, entries: &[(ServiceKey, [u64; 8])]) {
@@ -143,6 +151,7 @@ impl ServiceSpec {
             backends: backends.iter().map(|text| parse(text)).collect(),
             no_backend: NoBackend::Drop,
             mtu: 1500,
+            ring_log2: 8,
         }
     }
     /// The key of the service's entry.

@@ -77,7 +77,7 @@ impl Tables for MapTables {
 
 /// XDP entry point.
 #[xdp]
-pub fn director(ctx: XdpContext) -> u32 {
+fn director(ctx: XdpContext) -> u32 {
     let outcome = process(&mut XdpFrame(&ctx), &MapTables);
     xdp_action(&ctx, outcome.action)
 }

@@ -1,0 +1,112 @@
+//! What is measured.
+use weir_abi::Reason;
+use weir_testkit::packet::Builder;
+
+/// The VIPs and the client of all cases.
+pub(crate) const VIP4: &str = "192.0.2.10";
+pub(crate) const VIP6: &str = "2001:db8:1::10";
+const CLIENT4: &str = "10.0.0.7";
+const CLIENT6: &str = "2001:db8:7::7";
+
+/// The program a case runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Target {
+    /// MAC swap.
+    Floor,
+    /// The Linux sample's logic.
+    Iptunnel,
+    /// The director.
+    Director,
+    /// The director with the kernel's LRU hash as its flow table.
+    Lru,
+}
+
+/// One case.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    /// Name in the report.
+    pub name: String,
+    /// Program.
+    pub target: Target,
+    /// The frame.
+    pub packet: Vec<u8>,
+    /// Number of flows, a power of two; 1 = the packet as it is.
+    pub flows: u32,
+    /// Whether each round uses flows never seen before.
+    pub fresh: bool,
+    /// The reason every packet of a round must be counted under (checked for the director and its LRU variant).
+    pub reason: Option<Reason>,
+}
+
+/// Times of one case, nanoseconds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Samples {
+    harness: Vec<u32>,
+    gross: Vec<u32>,
+}
+
+impl Samples {
+    pub(crate) fn push(&mut self, harness: u32, gross: u32) {
+        self.harness.push(harness);
+        self.gross.push(gross);
+    }
+    /// Best program time less best harness time.
+    pub(crate) fn best(&self) -> u32 {
+        let least = |of: &[u32]| of.iter().min().copied().unwrap_or(0);
+        least(&self.gross).saturating_sub(least(&self.harness))
+    }
+    /// Median program time less median harness time.
+    pub(crate) fn median(&self) -> u32 {
+        let middle = |of: &[u32]| {
+            let mut sorted = of.to_vec();
+            sorted.sort_unstable();
+            sorted.get(sorted.len() / 2).copied().unwrap_or(0)
+        };
+        middle(&self.gross).saturating_sub(middle(&self.harness))
+    }
+}
+
+/// All cases; the references first.
+pub(crate) fn all(only: Option<&str>) -> Vec<Case> {
+    let (syn, ack) = (0x02, 0x10);
+    let tcp4 = |flags| Builder::new(CLIENT4, VIP4).tcp(40000, 80, flags);
+    let case = |name: &str, target, packet: Vec<u8>, flows, reason| Case {
+        name: name.to_owned(),
+        target,
+        packet,
+        flows,
+        fresh: reason == Some(Reason::RingNew),
+        reason,
+    };
+    let mut cases = vec![
+        case("floor", Target::Floor, tcp4(ack), 1, None),
+        case("iptunnel", Target::Iptunnel, tcp4(ack), 1, None),
+        case(
+            "pass",
+            Target::Director,
+            Builder::new(CLIENT4, "192.0.2.11").tcp(40000, 80, ack),
+            1,
+            Some(Reason::NotService),
+        ),
+    ];
+    for (prefix, target) in [("", Target::Director), ("lru_", Target::Lru)] {
+        let tcp6 = Builder::new(CLIENT6, VIP6).tcp(40000, 80, ack);
+        let udp4 = Builder::new(CLIENT4, VIP4).udp(40000, 80);
+        for (name, packet, flows, reason) in [
+            ("tcp4_hit_1", tcp4(ack), 1, Reason::FlowHit),
+            ("tcp6_hit_1", tcp6.clone(), 1, Reason::FlowHit),
+            ("udp4_hit_1", udp4, 1, Reason::FlowHit),
+            ("tcp4_hit_10k", tcp4(ack), 1 << 13, Reason::FlowHit),
+            ("tcp4_hit_1m", tcp4(ack), 1 << 20, Reason::FlowHit),
+            ("tcp6_hit_1m", tcp6, 1 << 20, Reason::FlowHit),
+            ("tcp4_syn_1m", tcp4(syn), 1 << 20, Reason::RingNew),
+        ] {
+            cases.push(case(&format!("{prefix}{name}"), target, packet, flows, Some(reason)));
+        }
+    }
+    cases.retain(|case| {
+        only.is_none_or(|part| case.name.contains(part))
+            || matches!(case.target, Target::Floor | Target::Iptunnel)
+    });
+    cases
+}
