@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weir_config::{
-    Advertise, Config, Encapsulation, NoBackend, Protocol, RingSlots, Scheduler, XdpMode, effective_toml,
-    parse,
+    Advertise, Config, Encapsulation, InterfaceName, NoBackend, Protocol, RingSlots, Scheduler, XdpMode,
+    effective_toml, parse,
 };
 
 fn parsed(text: &str) -> Config {
@@ -27,7 +27,7 @@ fn the_small_example_and_the_defaults() {
     let config = parsed(reference_examples()[0]);
     assert_eq!(config.warnings, []);
     let director = &config.director;
-    assert_eq!(director.interfaces.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["eth0"]);
+    assert_eq!(director.interfaces.iter().map(InterfaceName::as_str).collect::<Vec<_>>(), ["eth0"]);
     assert_eq!(director.xdp_mode, XdpMode::Auto);
     assert_eq!(director.flow_table_entries, 1 << 20);
     assert_eq!(director.ring_slots, RingSlots::Automatic);

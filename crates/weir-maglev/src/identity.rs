@@ -19,8 +19,8 @@ const KEY: &[u8; 16] = b"weir maglev ring";
 pub struct Identity {
     /// Orders the members, and gives the first preferred slot.
     pub(crate) offset: u64,
-    /// Gives the stride.
-    pub(crate) stride: u64,
+    /// Gives the way from there through the others.
+    pub(crate) walk: u64,
 }
 
 impl Identity {
@@ -29,7 +29,7 @@ impl Identity {
         let mut hasher = SipHasher24::new_with_key(KEY);
         hasher.write(name);
         let hash = hasher.finish128();
-        Self { offset: hash.h1, stride: hash.h2 }
+        Self { offset: hash.h1, walk: hash.h2 }
     }
 
     /// The identity of the backend at this address: of its 4 or 16 bytes in network order.

@@ -6,10 +6,12 @@
 //! hold identical rings, and [`Ring::fingerprint`] says so.
 //!
 //! The algorithm is Maglev's (Eisenbud et al., *Maglev: A Fast and Reliable Software Network Load Balancer*, NSDI
-//! 2016, section 3.4) with three changes:
+//! 2016, section 3.4) with four changes:
 //!
 //! - The number of slots is a power of two and strides are odd instead of the size being prime. An odd stride visits
 //!   each slot of such a ring once, as any stride does for a prime, and a packet finds its slot by a mask.
+//! - A member's stride grows by a step of its own, which takes away the rare clusters in which one backend's going moves
+//!   a tenth of the others' slots (`deal` has the figures).
 //! - How many slots each member gets is settled before the first is dealt (largest remainder), so weights are met as
 //!   exactly as whole slots allow; the turns are then spread evenly over the dealing. See [`build`].
 //! - No randomness but SipHash-2-4 under a fixed, published key.
