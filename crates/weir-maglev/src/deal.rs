@@ -135,7 +135,9 @@ mod tests {
                 let mut walk = Walk::new(&Player { offset, stride, curve, share: 0 });
                 let first: Vec<u32> = (0..size.slots()).map(|_| walk.next(size.mask())).collect();
                 let mut visited = vec![false; first.len()];
-                first.iter().for_each(|&slot| visited[slot as usize] = true);
+                for &slot in &first {
+                    visited[slot as usize] = true;
+                }
                 assert!(visited.iter().all(|&visited| visited));
                 assert!(
                     first.iter().all(|&slot| slot == walk.next(size.mask())),
