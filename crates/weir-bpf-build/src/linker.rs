@@ -23,14 +23,16 @@ pub const LLVM_MAJORS: RangeInclusive<u32> = 21..=23;
 pub struct Linker {
     /// The program.
     pub path: PathBuf,
+    /// What it calls its version, such as `0.13.0`.
+    pub version: String,
 }
 
 impl Linker {
     /// A linker for bitcode of LLVM `llvm`: `WEIR_BPF_LINKER`, then the tool cache (same LLVM first, then
     /// newer ones), then `PATH`.
     ///
-    /// A linker does not say which LLVM it was built with, so the override and the one from `PATH` are
-    /// trusted; where they are too old, linking says so.
+    /// A linker does not say which LLVM it was built with. The override is trusted; one from `PATH` must be of
+    /// [`LINKER_VERSION`] or newer, which is by default built with an LLVM as new as it knows.
     pub fn find(llvm: u32) -> Result<Self, Error> {
         if let Some(value) = env::var_os("WEIR_BPF_LINKER") {
             let path = PathBuf::from(value);
@@ -46,13 +48,20 @@ impl Linker {
         });
         let path = env::var_os("PATH").unwrap_or_default();
         let on_path = env::split_paths(&path).map(|directory| directory.join("bpf-linker"));
-        cached.chain(on_path).find_map(|path| Self::at(&path).ok()).ok_or_else(|| {
-            let looked = match &tools {
-                Some(tools) => format!("{} or in PATH", tools.display()),
-                None => "PATH".to_owned(),
-            };
-            Error::NoLinker { llvm, looked }
-        })
+        let recent = |path: PathBuf| Self::at(&path).ok().filter(Self::is_recent);
+        cached.filter_map(|path| Self::at(&path).ok()).chain(on_path.filter_map(recent)).next().ok_or_else(
+            || {
+                let looked = match &tools {
+                    Some(tools) => format!("{} or in PATH", tools.display()),
+                    None => "PATH".to_owned(),
+                };
+                Error::NoLinker { llvm, looked }
+            },
+        )
+    }
+
+    fn is_recent(&self) -> bool {
+        numbers(&self.version) >= numbers(LINKER_VERSION)
     }
 
     /// The linker at `path`, or why it does not run.
@@ -60,18 +69,24 @@ impl Linker {
         if !path.is_file() {
             return Err("there is no such file".to_owned());
         }
-        let status = Command::new(path)
+        let output = Command::new(path)
             .arg("--version")
             .env_remove("LD_LIBRARY_PATH")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
+            .stdin(Stdio::null())
+            .output()
             .map_err(|error| format!("it cannot be run: {error}"))?;
-        if !status.success() {
-            return Err(format!("`--version` failed ({status}); its LLVM library may be gone"));
+        if !output.status.success() {
+            return Err(format!("`--version` failed ({}); its LLVM library may be gone", output.status));
         }
-        Ok(Self { path: path.to_owned() })
+        let said = String::from_utf8_lossy(&output.stdout);
+        let version = said.trim().strip_prefix("bpf-linker ").ok_or("it does not say it is bpf-linker")?;
+        Ok(Self { path: path.to_owned(), version: version.to_owned() })
     }
+}
+
+/// Major, minor and patch, for comparing.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
 /// Weir's tool cache: `WEIR_TOOLS`, `$XDG_CACHE_HOME/weir` or `~/.cache/weir`; none without a home.
@@ -97,6 +112,13 @@ mod tests {
         let tools = Path::new("/cache");
         assert_ne!(link_root(tools, 21), link_root(tools, 22));
         assert!(link_root(tools, 22).starts_with(tools));
+    }
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        let linker = |version: &str| Linker { path: PathBuf::new(), version: version.into() };
+        assert!(linker("0.13.0").is_recent() && linker("0.100.0").is_recent() && linker("1.0.0").is_recent());
+        assert!(!linker("0.9.15").is_recent());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use crate::Error;
+use crate::{Error, LLVM_MAJORS};
 
 /// The oldest compiler (major, minor) that builds weir's BPF crate.
 pub const MIN_RUSTC: (u32, u32) = (1, 89);
@@ -76,6 +76,10 @@ impl Rustc {
         let version = Version::ask(path)?;
         if version.number < MIN_RUSTC {
             return Err(format!("version {} is older than {}.{}", version.release, MIN_RUSTC.0, MIN_RUSTC.1));
+        }
+        let newest = *LLVM_MAJORS.end();
+        if version.llvm > newest {
+            return Err(format!("its LLVM {} is newer than {newest}, which bpf-linker knows", version.llvm));
         }
         let cargo = root.join("bin/cargo");
         Ok(Self {
