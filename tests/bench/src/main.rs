@@ -22,7 +22,7 @@ struct Args {
     /// Rounds over all cases.
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Runs of a one-flow case in a round; cases over many flows run once over all of them.
+    /// Runs of a case in a round; never fewer than the case has flows, and exactly as many where each must be new.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
     repeat: u32,
     /// Only cases whose name contains this (the references always run).

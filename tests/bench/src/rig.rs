@@ -86,7 +86,7 @@ impl Rig {
 
     /// One sample: nanoseconds of the harness, and of harness and program together. `round` salts fresh flows.
     pub(crate) fn measure(&self, case: &Case, repeat: u32, round: u32) -> anyhow::Result<(u32, u32)> {
-        let repeat = if case.flows == 1 { repeat } else { case.flows };
+        let repeat = if case.fresh { case.flows } else { repeat.max(case.flows) };
         let salt = if case.fresh { round << 14 } else { 0 };
         self.warm(case)?;
         let harness = self.run(case, &self.base, repeat, salt)?.duration;
