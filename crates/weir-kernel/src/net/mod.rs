@@ -20,6 +20,7 @@ mod next_hop;
 mod prefix;
 mod route;
 mod sysctl;
+mod xdp;
 
 pub use address::{Address, NewAddress, Scope};
 pub use error::Error;
@@ -34,3 +35,4 @@ pub use next_hop::{NextHop, NextHopError, NextHops, Pin, resolve_next_hop};
 pub use prefix::{ParsePrefixError, Prefix};
 pub use route::{Hop, NewRoute, Route, RouteKind, TABLE_LOCAL, TABLE_MAIN};
 pub use sysctl::{Sysctl, SysctlChange};
+pub use xdp::XdpFlag;
