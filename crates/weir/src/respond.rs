@@ -35,11 +35,11 @@ pub(crate) struct RespondArgs {
 
 /// Answers until it is killed.
 pub(crate) fn run(args: RespondArgs) -> anyhow::Result<ExitCode> {
-    let listener =
-        TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
+    let RespondArgs { name, listen } = args;
+    let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
     thread::scope(|scope| {
         for _ in 0..WORKERS {
-            scope.spawn(|| work(&listener, &args.name));
+            scope.spawn(|| work(&listener, &name));
         }
     });
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! The lab's director: `weir run` in its host.
 //!
-//! Owns: starting it and waiting until it forwards, asking it how. May not touch: what it does.
+//! Owns: starting it and waiting until it forwards. May not touch: what it does.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,9 +8,10 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
-use serde_json::Value;
+use weir_kernel::bpf::query;
+use weir_kernel::net::{Netns, Rtnl};
 
+use super::layout::PORT;
 use super::state::Name;
 use super::{own_binary, process};
 use crate::advice::Advise as _;
@@ -52,21 +53,13 @@ pub(super) fn start(lab: &Name) -> anyhow::Result<()> {
     }
 }
 
-/// What `weir status -o json` says of it.
-pub(super) fn ask(lab: &Name) -> anyhow::Result<Value> {
-    let mut command = Command::new(own_binary()?);
-    command.args(["status", "-o", "json", "--runtime-dir"]).arg(lab.host_dir(LABEL));
-    let output = command.output().context("cannot run `weir status`")?;
-    if !output.status.success() {
-        bail!("`weir status` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    serde_json::from_slice(&output.stdout).context("`weir status -o json` printed something else")
-}
-
-/// How the program is attached: `native` or `generic`; `None` if the director does not say.
+/// How a program is attached to the director's interface, by what the kernel says: `native` or `generic`; `None` if none
+/// is, or it cannot be told.
 pub(super) fn xdp_mode(lab: &Name) -> Option<String> {
-    let status = ask(lab).ok()?;
-    Some(status["interfaces"].as_array()?.first()?["xdp_mode"].as_str()?.to_owned())
+    let netns = Netns::open(&lab.namespace(LABEL)).ok()?;
+    let attachment =
+        netns.run_in(|| query(Rtnl::open().ok()?.link_by_name(PORT).ok()?.index).ok()).ok()??;
+    Some(attachment?.mode?.to_string())
 }
 
 /// How to reach a service, as a URL.

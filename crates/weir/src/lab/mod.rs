@@ -141,8 +141,8 @@ pub(crate) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn down(lab: &Name) -> anyhow::Result<ExitCode> {
-    let lock = Lock::take()?;
-    if take_down(lab, &lock)? {
+    let _lock = Lock::take()?;
+    if take_down(lab)? {
         println!("lab {} is down", lab.as_str());
     } else {
         println!("lab {} is not up; nothing to do", lab.as_str());
@@ -151,13 +151,14 @@ fn down(lab: &Name) -> anyhow::Result<ExitCode> {
 }
 
 /// Removes whatever there is of a lab, in an order that a crash in between leaves findable: processes are found by
-/// their namespaces, namespaces by their names, and the directory goes last. Returns whether there was anything.
-fn take_down(lab: &Name, lock: &Lock) -> anyhow::Result<bool> {
+/// their namespaces, namespaces by their names, and the directory goes last. Returns whether there was anything. To be
+/// called under the [`Lock`].
+fn take_down(lab: &Name) -> anyhow::Result<bool> {
     let doing = || format!("cannot take down lab {}", lab.as_str());
     let advice = format!("run `weir lab down{}` again; what is gone already is no obstacle", lab.option());
     let processes = process::end_all(lab).with_context(doing).advise(&advice)?;
     let namespaces = wiring::remove(lab).with_context(doing).advise(&advice)?;
-    let directory = lock.remove(lab).with_context(doing).advise(&advice)?;
+    let directory = state::remove(lab).with_context(doing).advise(&advice)?;
     Ok(processes > 0 || namespaces > 0 || directory)
 }
 

@@ -42,7 +42,7 @@ pub(super) fn start_web(lab: &Name, host: &str) -> anyhow::Result<()> {
 pub(super) fn set_up_agent(lab: &Name, layout: &Layout, host: &str) -> anyhow::Result<()> {
     let mut command = Command::new(own_binary()?);
     command.args(["real", "up", "--interface", PORT]);
-    command.arg("--runtime-dir").arg(lab.host_dir(host));
+    command.arg("--state-dir").arg(lab.host_dir(host));
     for service in &layout.services {
         command.arg("--vip").arg(service.vip.to_string());
     }

@@ -93,7 +93,7 @@ impl Record {
     }
 
     /// Writes it, all or nothing.
-    pub(super) fn write(&self, name: &Name) -> anyhow::Result<()> {
+    pub(super) fn write(self, name: &Name) -> anyhow::Result<()> {
         let value = json!({
             "topology": self.topology.as_str(),
             "director": self.director,
@@ -139,20 +139,6 @@ impl Lock {
         }
         bail!("cannot lock {ROOT}: it comes and goes")
     }
-
-    /// Unmounts and removes a lab's directory; returns whether there was one.
-    pub(super) fn remove(&self, name: &Name) -> anyhow::Result<bool> {
-        let dir = name.dir();
-        for mount in mounts_below(&dir)?.iter().rev() {
-            umount2(mount, MntFlags::MNT_DETACH)
-                .with_context(|| format!("cannot unmount {}", mount.display()))?;
-        }
-        match fs::remove_dir_all(&dir) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("cannot remove {}", dir.display())),
-        }
-    }
 }
 
 impl Drop for Lock {
@@ -176,6 +162,19 @@ pub(super) fn create_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
+/// Unmounts and removes a lab's directory; returns whether there was one. To be called under the [`Lock`].
+pub(super) fn remove(name: &Name) -> anyhow::Result<bool> {
+    let dir = name.dir();
+    for mount in mounts_below(&dir)?.iter().rev() {
+        umount2(mount, MntFlags::MNT_DETACH)
+            .with_context(|| format!("cannot unmount {}", mount.display()))?;
+    }
+    match fs::remove_dir_all(&dir) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", dir.display())),
+    }
+}
 /// Mount points below a directory, in the order they were mounted.
 fn mounts_below(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("cannot read the list of mounts")?;

@@ -48,7 +48,7 @@ pub(super) fn status(lab: &Name, as_json: bool) -> anyhow::Result<ExitCode> {
         "name": lab.as_str(),
         "topology": record.topology.as_str(),
         "complete": record.complete,
-        "xdp_mode": record.director.then(|| director::xdp_mode(lab)).flatten(),
+        "xdp_mode": director::xdp_mode(lab),
         "hosts": hosts,
         "processes": processes,
         "services": services,
@@ -58,14 +58,14 @@ pub(super) fn status(lab: &Name, as_json: bool) -> anyhow::Result<ExitCode> {
     if as_json {
         println!("{value:#}");
     } else {
-        print!("{}", text(lab, &record, &value));
+        print!("{}", text(lab, record, &value));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(lab: &Name, record: &Record, value: &Value) -> String {
+fn text(lab: &Name, record: Record, value: &Value) -> String {
     use std::fmt::Write as _;
-    let word = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+    let word = |value: &Value| value.as_str().unwrap_or("none").to_owned();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut text = String::new();
     let whole = if record.complete { "" } else { ", NOT COMPLETE: run `weir lab up` again" };
@@ -74,7 +74,7 @@ fn text(lab: &Name, record: &Record, value: &Value) -> String {
     if record.director {
         let _ = writeln!(text, "director: xdp {}", word(&value["xdp_mode"]));
     } else {
-        let _ = writeln!(text, "director: not run by the lab");
+        let _ = writeln!(text, "director: not run by the lab; xdp {}", word(&value["xdp_mode"]));
     }
     let _ = writeln!(text, "\nhosts");
     for host in list(&value["hosts"]) {

@@ -29,7 +29,7 @@ pub(super) fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
                 return Err(anyhow!("lab {} is up already, but was asked for differently", lab.as_str()))
                     .advise(format!("run `weir lab down{}` first, or give this one a --name", lab.option()));
             }
-            let repaired = start_missing(lab, &wanted)?;
+            let repaired = start_missing(lab, wanted)?;
             if repaired.is_empty() {
                 println!("lab {} is up already", lab.as_str());
             } else {
@@ -37,14 +37,14 @@ pub(super) fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
             }
         }
         found => {
-            if take_down(lab, &lock)? {
+            if take_down(lab)? {
                 let why = if found.is_some() { "damaged" } else { "not finished" };
                 eprintln!("lab {} was {why}; making it anew", lab.as_str());
             }
-            let made = make(lab, &layout, &wanted, args.xdp_mode.as_str());
+            let made = make(lab, &layout, wanted, args.xdp_mode.as_str());
             if let Err(error) = made {
                 // Processes' logs are quoted in the error; nothing is left behind for it.
-                take_down(lab, &lock)?;
+                take_down(lab)?;
                 return Err(error.context(format!("cannot make lab {}", lab.as_str())));
             }
         }
@@ -53,10 +53,10 @@ pub(super) fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     status::status(lab, false)
 }
 
-fn make(lab: &Name, layout: &Layout, wanted: &Record, xdp_mode: &str) -> anyhow::Result<()> {
+fn make(lab: &Name, layout: &Layout, wanted: Record, xdp_mode: &str) -> anyhow::Result<()> {
     let dir = lab.dir();
     create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    Record { complete: false, ..*wanted }.write(lab)?;
+    Record { complete: false, ..wanted }.write(lab)?;
     wiring::make(lab, layout)?;
     write_whole(&lab.config(), &config(layout, xdp_mode))?;
     for host in REAL_SERVERS {
@@ -72,7 +72,7 @@ fn make(lab: &Name, layout: &Layout, wanted: &Record, xdp_mode: &str) -> anyhow:
 }
 
 /// Starts the processes that should be there and are not; returns their names.
-fn start_missing(lab: &Name, wanted: &Record) -> anyhow::Result<Vec<&'static str>> {
+fn start_missing(lab: &Name, wanted: Record) -> anyhow::Result<Vec<&'static str>> {
     let alive = process::recorded(lab);
     let missing = |label: &str| !alive.iter().any(|p| p.label == label && p.process.is_alive());
     let mut started = Vec::new();

@@ -8,11 +8,12 @@
 //!   is wrapped on its way arrives with a wrong one. No segment is larger than the MTU (`tso off`): in generic mode
 //!   such packets would reach the program.
 //! - What an XDP program sends back out of a veth only arrives if the other end has a program too; see
-//!   [`weir_kernel::bpf::PassLink`].
+//!   [`weir_kernel::bpf::attach_pass`].
 //! - IPv6 addresses are ready at once (no duplicate address detection).
 //! - Replies come straight from the real servers, so no host may expect them the way the requests went (`rp_filter`).
 
 use anyhow::{Context as _, anyhow};
+use weir_kernel::bpf::{StateDir, attach_pass};
 use weir_kernel::net::{Ethtool, Netns, NewAddress, NewRoute, Offload, Prefix, Rtnl, Sysctl, VethEnd};
 
 use super::layout::{Host, Layout, Wire};
@@ -48,7 +49,22 @@ pub(super) fn make(lab: &Name, layout: &Layout) -> anyhow::Result<()> {
     for host in &layout.hosts {
         configure(lab, host).with_context(|| format!("cannot configure the host {}", host.name))?;
     }
-    Ok(())
+    match layout.director_peer() {
+        Some((host, link)) => pass(lab, host, link)
+            .with_context(|| format!("cannot attach a program to {link} in {host}, the director's peer")),
+        None => Ok(()),
+    }
+}
+
+/// Attaches the program that passes every packet; it stays until its pin goes with the lab's directory.
+fn pass(lab: &Name, host: &str, link: &str) -> anyhow::Result<()> {
+    let state = StateDir::open(&lab.host_dir(host))?;
+    let pin = state.bpf().join("pass");
+    Netns::open(&lab.namespace(host))?.run_in(|| -> anyhow::Result<()> {
+        let link = Rtnl::open()?.link_by_name(link)?;
+        attach_pass(link.index, Some(&pin))?;
+        Ok(())
+    })?
 }
 
 /// Whether all namespaces of a layout exist.
