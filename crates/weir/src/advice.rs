@@ -36,6 +36,22 @@ impl<T, E: Into<anyhow::Error>> Advise<T> for Result<T, E> {
     }
 }
 
+/// A BPF error as a cause with advice.
+pub(crate) fn of_bpf(error: &weir_kernel::bpf::Error) -> anyhow::Error {
+    let text = error.to_string();
+    let (cause, advice) = text.rsplit_once('\n').unwrap_or((&text, ""));
+    let cause = anyhow::anyhow!("{cause}");
+    if advice.is_empty() { cause } else { Advice { cause, advice: advice.to_owned() }.into() }
+}
+
+/// Splits a sentence that ends in advice: `the cause; the advice`.
+pub(crate) fn split<'a>(text: &'a str, separator: &str) -> (&'a str, Option<&'a str>) {
+    match text.split_once(separator) {
+        Some((cause, advice)) => (cause, Some(advice)),
+        None => (text, None),
+    }
+}
+
 /// The error on one line, outermost first, causes after colons.
 pub(crate) fn cause_line(error: &anyhow::Error) -> String {
     let mut line = format!("{error:#}");
@@ -50,12 +66,24 @@ pub(crate) fn advice_of(error: &anyhow::Error) -> Option<&str> {
     error.chain().find_map(|cause| cause.downcast_ref::<Advice>()).map(|found| found.advice.as_str())
 }
 
-/// Prints `error: …` and, where there is advice, `help: …` to standard error.
-pub(crate) fn print(error: &anyhow::Error) {
-    eprintln!("error: {}", cause_line(error));
-    if let Some(advice) = advice_of(error) {
-        eprintln!("help: {advice}");
+/// What [`print`] prints: `error: …` and, where there is advice, `help: …`; for a configuration both for every error
+/// in it.
+pub(crate) fn render(error: &anyhow::Error) -> String {
+    if let Some(errors) = error.downcast_ref::<weir_config::Errors>() {
+        let lines = errors.to_string();
+        let lines = lines.lines().map(|line| match line.strip_prefix("  help: ") {
+            Some(help) => format!("help: {help}\n"),
+            None => format!("error: {line}\n"),
+        });
+        return lines.collect();
     }
+    let help = advice_of(error).map(|advice| format!("help: {advice}\n"));
+    format!("error: {}\n{}", cause_line(error), help.unwrap_or_default())
+}
+
+/// Prints the error and its advice to standard error.
+pub(crate) fn print(error: &anyhow::Error) {
+    eprint!("{}", render(error));
 }
 
 #[cfg(test)]

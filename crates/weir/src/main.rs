@@ -11,14 +11,19 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod advice;
+mod client;
 mod iptunnel;
 mod lab;
 mod real;
+mod reload;
 mod respond;
+mod run;
+mod status;
+mod version;
 
 /// A layer-4 load balancer for Linux: XDP, IPIP, direct server return.
 #[derive(Debug, Parser)]
-#[command(name = "weir", disable_version_flag = true, arg_required_else_help = true)]
+#[command(name = "weir", version, arg_required_else_help = true)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -26,6 +31,14 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the director: balance the services of a configuration file.
+    Run(run::RunArgs),
+    /// Put an edited configuration into force.
+    Reload(reload::ReloadArgs),
+    /// Show what the director does now.
+    Status(status::StatusArgs),
+    /// Show which weir this is, and which one runs.
+    Version(version::VersionArgs),
     /// Set up, show and undo what a real server needs.
     Real(real::RealArgs),
     /// Try weir in network namespaces of its own.
@@ -57,6 +70,10 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Run(args) => run::run(&args),
+        Command::Reload(args) => reload::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Version(args) => Ok(version::run(&args)),
         Command::Real(args) => real::run(args),
         Command::Lab(args) => lab::run(args),
         Command::Iptunnel { args } => Ok(iptunnel::main(args.into_iter())),

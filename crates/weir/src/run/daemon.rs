@@ -1,0 +1,245 @@
+//! The director at work: what the configuration asks for, again and again made true.
+//!
+//! Owns: the loop's one step ([`Daemon::reconcile`]) and the exchange of configurations ([`Daemon::reload`]). May not
+//! touch: map layouts, configuration syntax, signals. Invariant: a configuration is in force as a whole or not at all;
+//! whatever is found to be wrong with a new one is found before the tables change.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use nix::time::{ClockId, clock_gettime};
+use weir_api::v1::ReloadReply;
+use weir_config::Config;
+use weir_kernel::bpf::{Attached, Director, XdpMode};
+use weir_kernel::net::Rtnl;
+use weir_plan::{Desired, Observed, Op, PlanError, Planner};
+
+use super::addresses::Addresses;
+use super::settings::{self, Interface};
+use super::tables::Tables;
+use super::ways::Ways;
+use crate::advice::{self, Advise as _};
+
+/// How long a new configuration waits for neighbours that have never been asked.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How the last attempt to put a configuration into force went.
+pub(super) struct LastLoad {
+    pub(super) at: Instant,
+    pub(super) error: Option<String>,
+}
+
+/// The director and all it knows.
+pub(super) struct Daemon {
+    pub(super) config_path: PathBuf,
+    pub(super) config: Config,
+    pub(super) rtnl: Rtnl,
+    pub(super) director: Director,
+    pub(super) addresses: Addresses,
+    pub(super) ways: Ways,
+    /// Interfaces attached by this process.
+    pub(super) attached: BTreeMap<String, (u32, Attached)>,
+    pub(super) started: Instant,
+    pub(super) last_load: LastLoad,
+    pub(super) reloads: u64,
+    planner: Planner,
+    /// What has been complained about and still holds.
+    complaints: HashMap<String, String>,
+}
+
+impl Daemon {
+    pub(super) fn new(
+        config_path: PathBuf,
+        config: Config,
+        rtnl: Rtnl,
+        director: Director,
+        addresses: Addresses,
+        ways: Ways,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            config_path,
+            config,
+            rtnl,
+            director,
+            addresses,
+            ways,
+            attached: BTreeMap::new(),
+            started: now,
+            last_load: LastLoad { at: now, error: None },
+            reloads: 0,
+            planner: Planner::default(),
+            complaints: HashMap::new(),
+        }
+    }
+
+    /// The steps to `config` over `ways`.
+    pub(super) fn plan(&mut self, config: &Config, ways: &Ways) -> anyhow::Result<Vec<Op>> {
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).context("cannot read the clock")?.tv_sec() as u32;
+        let desired =
+            Desired::new(config, now, self.director.tick(), |_, backend| ways.path(config, backend));
+        let observed = Observed::read(&Tables(&self.director));
+        self.planner.plan(&observed, &desired).map_err(|error| {
+            let advice = match &error {
+                PlanError::TooManyBackends(_) => {
+                    "use fewer backends, or try again when those that drain are gone"
+                }
+                PlanError::NoRingRoom { .. } | PlanError::Ring { .. } => {
+                    "set another `ring_slots` (0 chooses a fitting one), or use fewer services"
+                }
+                PlanError::TooManyServices(..) => "split the services between directors",
+            };
+            Err::<(), _>(error).advise(advice).expect_err("it is an error")
+        })
+    }
+
+    /// Does the steps.
+    pub(super) fn apply(&mut self, ops: &[Op]) -> anyhow::Result<()> {
+        for op in ops {
+            tracing::debug!(?op, "step");
+            op.apply(&mut Tables(&self.director)).map_err(|error| advice::of_bpf(&error))?;
+        }
+        Ok(())
+    }
+
+    /// One round: asks how things are and does what is missing. What fails is logged and tried again next time.
+    pub(super) fn reconcile(&mut self) {
+        let config = self.config.clone();
+        let result = Ways::find(&self.rtnl, &config).map_err(anyhow::Error::from).and_then(|ways| {
+            let ops = self.plan(&config, &ways);
+            self.ways = ways;
+            self.apply(&ops?)
+        });
+        let mut found: HashMap<String, String> = self.ways.problems(&config);
+        if let Err(error) = result {
+            found.insert("the tables".to_owned(), advice::cause_line(&error));
+        }
+        if let Err(error) = self.reattach() {
+            found.insert("the interfaces".to_owned(), advice::cause_line(&error));
+        }
+        if let Err(error) = self.addresses.sync(&self.rtnl, &config) {
+            found.insert("the VIP addresses".to_owned(), advice::cause_line(&error));
+        }
+        self.complain(found);
+    }
+
+    /// Logs what is new or over.
+    pub(super) fn complain(&mut self, found: HashMap<String, String>) {
+        for (what, why) in &found {
+            if self.complaints.get(what) != Some(why) {
+                tracing::warn!("{what}: {why}");
+            }
+        }
+        for what in self.complaints.keys().filter(|what| !found.contains_key(*what)) {
+            tracing::info!("{what}: all is well again");
+        }
+        self.complaints = found;
+    }
+
+    /// Attaches to an interface and says how.
+    pub(super) fn attach(&mut self, interface: &Interface, config: &Config) -> anyhow::Result<()> {
+        let attached = self
+            .director
+            .attach(interface.ifindex, settings::request(config))
+            .map_err(|error| advice::of_bpf(&error))?;
+        match &attached.fell_back {
+            Some(reason) => tracing::warn!(
+                "GENERIC XDP on {}: native mode is not to be had, and generic is several times slower: {reason}; \
+                 if that is what you want, set xdp_mode = \"generic\"",
+                interface.name
+            ),
+            None => tracing::info!(interface = interface.name, mode = %attached.mode, "attached"),
+        }
+        if attached.mode == XdpMode::Generic && attached.fell_back.is_none() {
+            tracing::debug!(interface = interface.name, "generic mode, as asked for");
+        }
+        self.attached.insert(interface.name.clone(), (interface.ifindex, attached));
+        Ok(())
+    }
+
+    /// Detaches from every interface that `config` does not name.
+    pub(super) fn detach_others(&mut self, config: &Config) -> anyhow::Result<()> {
+        let wanted: BTreeSet<&str> =
+            config.director.interfaces.iter().map(weir_config::InterfaceName::as_str).collect();
+        let there = self.director.attached().map_err(|error| advice::of_bpf(&error))?;
+        for link in there.iter().filter(|link| !wanted.contains(link.interface.as_str())) {
+            self.director.detach(&link.interface).map_err(|error| advice::of_bpf(&error))?;
+            self.attached.remove(&link.interface);
+            tracing::info!(interface = link.interface, "detached");
+        }
+        Ok(())
+    }
+
+    /// Attaches to interfaces that went away and came back.
+    fn reattach(&mut self) -> anyhow::Result<()> {
+        let config = self.config.clone();
+        for interface in settings::interfaces(&self.rtnl, &config)? {
+            let same =
+                self.attached.get(&interface.name).is_some_and(|(index, _)| *index == interface.ifindex);
+            if !same {
+                self.attach(&interface, &config)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration file again and puts it into force, or changes nothing and says why.
+    pub(super) fn reload(&mut self) -> ReloadReply {
+        self.reloads += 1;
+        let outcome = self.try_reload();
+        let error = outcome.as_ref().err().map(advice::render);
+        self.last_load = LastLoad { at: Instant::now(), error: error.clone() };
+        match (outcome, error) {
+            (Ok((steps, warnings)), _) => {
+                tracing::info!(steps, config = %self.config_path.display(), "configuration applied");
+                ReloadReply { applied: true, error: String::new(), warnings, steps: steps as u32 }
+            }
+            (Err(_), error) => {
+                let error = error.unwrap_or_default();
+                tracing::error!("configuration refused, the old one stays in force: {}", error.trim_end());
+                ReloadReply { applied: false, error, warnings: Vec::new(), steps: 0 }
+            }
+        }
+    }
+
+    fn try_reload(&mut self) -> anyhow::Result<(usize, Vec<String>)> {
+        let config = weir_config::load(&self.config_path)?;
+        settings::refuse_what_needs_a_restart(&self.director, &self.config, &config)?;
+        let interfaces = settings::interfaces(&self.rtnl, &config)?;
+        let ways = Ways::wait(&self.rtnl, &config, PATIENCE)?;
+        ways.refuse_nowhere(&config)?;
+        let ops = self.plan(&config, &ways)?;
+
+        let before: BTreeSet<String> = self.attached.keys().cloned().collect();
+        for interface in interfaces.iter().filter(|interface| !before.contains(&interface.name)) {
+            if let Err(error) = self.attach(interface, &config) {
+                self.detach_all_but(&before);
+                return Err(error);
+            }
+        }
+        self.apply(&ops)?;
+        self.config = config;
+        self.ways = ways;
+        let config = self.config.clone();
+        self.detach_others(&config)?;
+        self.addresses.sync(&self.rtnl, &config)?;
+        self.complain(self.ways.problems(&config));
+        let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok((ops.len(), warnings))
+    }
+
+    /// Takes back attachments made on the way to a failure.
+    pub(super) fn detach_all_but(&mut self, before: &BTreeSet<String>) {
+        for name in self.attached.keys().filter(|name| !before.contains(*name)).cloned().collect::<Vec<_>>() {
+            if let Err(error) = self.director.detach(&name) {
+                tracing::error!(interface = name, error = error.cause(), "cannot detach");
+            }
+            self.attached.remove(&name);
+        }
+    }
+}

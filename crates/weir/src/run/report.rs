@@ -1,0 +1,194 @@
+//! What the director tells about itself.
+//!
+//! Owns: the reply to `Status`. Changes nothing. Invariant: numbers and states are read from the kernel at the time of
+//! the call; names come from the configuration in force.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use anyhow::Context as _;
+use nix::time::{ClockId, clock_gettime};
+use weir_abi::{BackendState, Count, Encapsulation, Family, Reason, Verdict};
+use weir_api::v1::{Backend, Configuration, Counter, FlowTable, Interface, Program, Service, StatusReply};
+use weir_kernel::bpf::Start;
+use weir_kernel::net::MacAddress;
+use weir_plan::{Observed, ObservedBackend, ObservedService, service_key};
+
+use super::daemon::Daemon;
+use super::server::version;
+use super::tables::Tables;
+use crate::advice::of_bpf;
+
+/// The whole report.
+pub(super) fn status(daemon: &Daemon) -> anyhow::Result<StatusReply> {
+    let observed = Observed::read(&Tables(&daemon.director));
+    let highest = observed.backends.keys().next_back().map_or(0, |id| id + 1);
+    let counts = daemon.director.all_backend_counts(highest).map_err(|error| of_bpf(&error))?;
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).context("cannot read the clock")?.tv_sec() as u32;
+    let links: HashMap<u32, String> =
+        daemon.rtnl.links()?.into_iter().map(|link| (link.index, link.name)).collect();
+    let context = Context { daemon, observed: &observed, counts: &counts, links: &links, now };
+    let info = daemon.director.program_info().map_err(|error| of_bpf(&error))?;
+    Ok(StatusReply {
+        build: Some(version()),
+        uptime_seconds: daemon.started.elapsed().as_secs(),
+        adopted: daemon.director.start() == Start::Adopted,
+        configuration: Some(configuration(daemon)),
+        interfaces: interfaces(daemon),
+        programs: vec![Program {
+            name: info.name,
+            id: info.id,
+            verified_instructions: info.verified_insns.unwrap_or(0),
+            jited_bytes: info.jited_bytes,
+        }],
+        services: daemon.config.services.iter().map(|service| context.service(service)).collect(),
+        counters: counters(daemon)?,
+        flow_table: Some(FlowTable {
+            entries: u64::from(daemon.director.flows().len()) * weir_abi::FLOWS_PER_BUCKET as u64,
+            tick_milliseconds: daemon.director.tick().as_millis() as u32,
+        }),
+    })
+}
+
+fn configuration(daemon: &Daemon) -> Configuration {
+    let last = &daemon.last_load;
+    Configuration {
+        path: daemon.config_path.display().to_string(),
+        last_result: if last.error.is_some() { "refused" } else { "applied" }.to_owned(),
+        last_error: last.error.clone().unwrap_or_default(),
+        last_seconds_ago: last.at.elapsed().as_secs(),
+        reloads: daemon.reloads,
+    }
+}
+
+fn interfaces(daemon: &Daemon) -> Vec<Interface> {
+    let interface = |(name, (ifindex, attached)): (&String, &(u32, weir_kernel::bpf::Attached))| Interface {
+        name: name.clone(),
+        ifindex: *ifindex,
+        xdp_mode: attached.mode.to_string(),
+        fallback_reason: attached.fell_back.clone().unwrap_or_default(),
+        advertised: daemon.addresses.on(name),
+    };
+    daemon.attached.iter().map(interface).collect()
+}
+
+fn counters(daemon: &Daemon) -> anyhow::Result<Vec<Counter>> {
+    let counts = daemon.director.reasons().map_err(|error| of_bpf(&error))?;
+    let counter = |(reason, count): (&Reason, &Count)| Counter {
+        reason: reason.label().to_owned(),
+        verdict: match reason.verdict() {
+            Verdict::Pass => "pass",
+            Verdict::Drop => "drop",
+            Verdict::Forward => "forward",
+        }
+        .to_owned(),
+        packets: count.packets,
+        bytes: count.bytes,
+        explanation: reason.explain().trim().to_owned(),
+    };
+    Ok(Reason::ALL.iter().zip(&counts).map(counter).collect())
+}
+
+/// What a service's report is put together from.
+struct Context<'a> {
+    daemon: &'a Daemon,
+    observed: &'a Observed,
+    counts: &'a [Count],
+    links: &'a HashMap<u32, String>,
+    now: u32,
+}
+
+impl Context<'_> {
+    fn service(&self, service: &weir_config::Service) -> Service {
+        let live = self.observed.service(&service_key(&service.key));
+        let id = live.map_or(0, ObservedService::id);
+        let mut slots: HashMap<u32, u32> = HashMap::new();
+        for slot in live.iter().flat_map(|live| &live.slots) {
+            *slots.entry(*slot).or_default() += 1;
+        }
+        let mut records: Vec<(u32, &ObservedBackend)> = self
+            .observed
+            .backends
+            .iter()
+            .filter(|(_, b)| b.service_id() == id)
+            .map(|(id, b)| (*id, b))
+            .collect();
+        let mut backends: Vec<Backend> = service
+            .backends
+            .iter()
+            .map(|backend| {
+                // The one that is up comes first: another of the same address has an old outer source, and drains.
+                let found = (0..records.len())
+                    .filter(|&at| records[at].1.address() == weir_abi::Address::from(backend.address))
+                    .max_by_key(|&at| records[at].1.state() == BackendState::Up)
+                    .map(|at| records.remove(at));
+                self.configured(backend, found, &slots)
+            })
+            .collect();
+        backends.extend(records.into_iter().map(|(id, record)| self.stored(id, record, &slots)));
+        Service {
+            name: service.name.clone(),
+            vip: service.key.vip.to_string(),
+            port: u32::from(service.key.port),
+            protocol: service.key.protocol.as_str().to_owned(),
+            scheduler: service.scheduler.as_str().to_owned(),
+            ring_slots: live.map_or(0, |live| live.ring().slots()),
+            ring_fingerprint: match live.map_or(0, ObservedService::fingerprint) {
+                0 => String::new(),
+                fingerprint => format!("{fingerprint:016x}"),
+            },
+            backends,
+            id,
+        }
+    }
+
+    fn configured(
+        &self,
+        backend: &weir_config::Backend,
+        record: Option<(u32, &ObservedBackend)>,
+        slots: &HashMap<u32, u32>,
+    ) -> Backend {
+        let problem = self.daemon.ways.problem(backend).unwrap_or_default().to_owned();
+        let base = match record {
+            Some((id, record)) => self.stored(id, record, slots),
+            None => Backend {
+                address: backend.address.to_string(),
+                state: "waiting".to_owned(),
+                ..Backend::default()
+            },
+        };
+        let next_hop = self.daemon.ways.next_hop(backend).map(|ip| ip.to_string()).unwrap_or_default();
+        Backend { name: backend.name.clone(), weight: u32::from(backend.weight), next_hop, problem, ..base }
+    }
+
+    fn stored(&self, id: u32, record: &ObservedBackend, slots: &HashMap<u32, u32>) -> Backend {
+        let (encapsulation, family) = match record.encapsulation() {
+            Some(Encapsulation::Ip4InIp4) => ("ip4-in-ip4", Family::V4),
+            Some(Encapsulation::Ip6InIp6) => ("ip6-in-ip6", Family::V6),
+            Some(Encapsulation::Ip4InIp6) => ("ip4-in-ip6", Family::V6),
+            None => ("", Family::V4),
+        };
+        let text = |ip: IpAddr| ip.to_string();
+        let count = self.counts.get(id as usize).copied().unwrap_or_default();
+        let state = match record.state() {
+            BackendState::Up => "up",
+            BackendState::Draining => "draining",
+            BackendState::Down => "down",
+        };
+        Backend {
+            address: text(record.address().to_ip(family)),
+            state: state.to_owned(),
+            ring_slots: slots.get(&id).copied().unwrap_or(0),
+            packets: count.packets,
+            bytes: count.bytes,
+            mac: MacAddress(record.next_hop_mac()).to_string(),
+            interface: self.links.get(&record.ifindex()).cloned().unwrap_or_default(),
+            mtu: u32::from(record.mtu()),
+            encapsulation: encapsulation.to_owned(),
+            source: text(record.source().to_ip(family)),
+            draining_seconds: u64::from(record.drain_until().saturating_sub(self.now)),
+            id,
+            ..Backend::default()
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What a configuration says about the director itself, checked against the machine.
+//!
+//! Owns: interfaces' existence, the hash key's file, table sizes, what can be changed while running. May not touch:
+//! services.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use weir_config::{Config, InterfaceName, XdpMode};
+use weir_kernel::bpf::{Director, Options, Sizes, XdpRequest};
+use weir_kernel::net::Rtnl;
+
+use crate::advice::Advise as _;
+
+/// An interface to attach to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Interface {
+    pub(super) name: String,
+    pub(super) ifindex: u32,
+}
+
+/// The configured interfaces as the machine has them.
+pub(super) fn interfaces(rtnl: &Rtnl, config: &Config) -> anyhow::Result<Vec<Interface>> {
+    let links = rtnl.links()?;
+    let find = |name: &InterfaceName| match links.iter().find(|link| link.name == name.as_str()) {
+        Some(link) => Ok(Interface { name: link.name.clone(), ifindex: link.index }),
+        None => {
+            let there: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+            Err(anyhow!("cannot attach to interface {name}: there is no such interface"))
+                .advise(suggestion(name.as_str(), &there))
+        }
+    };
+    config.director.interfaces.iter().map(find).collect()
+}
+
+fn suggestion(name: &str, there: &[&str]) -> String {
+    let nearest = there.iter().max_by(|a, b| strsim::jaro(name, a).total_cmp(&strsim::jaro(name, b)));
+    match nearest {
+        Some(nearest) if strsim::jaro(name, nearest) > 0.75 => {
+            format!(
+                "did you mean {nearest}? Correct `interfaces` in [director]; there are: {}",
+                there.join(", ")
+            )
+        }
+        _ => format!("correct `interfaces` in [director]; there are: {}", there.join(", ")),
+    }
+}
+
+/// How to attach.
+pub(super) fn request(config: &Config) -> XdpRequest {
+    match config.director.xdp_mode {
+        XdpMode::Auto => XdpRequest::Auto,
+        XdpMode::Native => XdpRequest::Native,
+        XdpMode::Generic => XdpRequest::Generic,
+    }
+}
+
+/// What the tables are made with.
+pub(super) fn options(config: &Config) -> anyhow::Result<Options> {
+    let flow_buckets = config.director.flow_table_entries / weir_abi::FLOWS_PER_BUCKET as u32;
+    let hash_key = config.director.hash_key_file.as_deref().map(read_hash_key).transpose()?;
+    Ok(Options { sizes: Sizes { flow_buckets, ..Sizes::default() }, hash_key })
+}
+
+fn read_hash_key(path: &Path) -> anyhow::Result<[u64; 2]> {
+    let doing = || format!("cannot read the hash key from {}", path.display());
+    let metadata = fs::metadata(path)
+        .with_context(doing)
+        .advise("make it by `(umask 077; od -An -N16 -tx1 /dev/urandom | tr -d ' ' > FILE)`")?;
+    if metadata.permissions().mode() & 0o004 != 0 {
+        return Err(anyhow!("everyone can read it, and it is a secret").context(doing()))
+            .advise(format!("chmod 600 {}", path.display()));
+    }
+    let text = fs::read_to_string(path).with_context(doing).advise("give a text file of 32 hex digits")?;
+    let key = weir_config::parse_hash_key(&text).map_err(|error| {
+        let text = error.to_string();
+        let (cause, advice) = crate::advice::split(&text, "\n  help: ");
+        let error = Err::<(), _>(anyhow!("{}: {cause}", doing()));
+        error.advise(advice.unwrap_or("give 32 hex digits")).expect_err("it is an error")
+    })?;
+    let (words, _) = key.as_chunks::<8>();
+    Ok([u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])])
+}
+
+/// Refuses what takes a restart: the programs in place cannot be changed that far.
+pub(super) fn refuse_what_needs_a_restart(
+    director: &Director,
+    old: &Config,
+    new: &Config,
+) -> anyhow::Result<()> {
+    const RESTART: &str = "put the old value back, or stop weir and start it again";
+    let changed = |what: &str, from: &str, to: &str| {
+        let error = anyhow!("cannot change {what} from {from} to {to} while the director runs");
+        Err::<(), _>(error).advise(RESTART)
+    };
+    let (was, is) = (&old.director, &new.director);
+    if was.xdp_mode != is.xdp_mode {
+        changed("`xdp_mode`", was.xdp_mode.as_str(), is.xdp_mode.as_str())?;
+    }
+    if was.flow_table_entries != is.flow_table_entries {
+        let (from, to) = (was.flow_table_entries.to_string(), is.flow_table_entries.to_string());
+        changed("`flow_table_entries`", &from, &to)?;
+    }
+    let in_use = director.control().record(0).map(|record| weir_abi::Control(record).hash_key());
+    let wanted = options(new)?.hash_key;
+    if wanted.is_some() && wanted != in_use {
+        return Err(anyhow!("cannot change the hash key while the director runs: every flow would move"))
+            .advise(RESTART);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_interface_is_recognised() {
+        let text = suggestion("etho", &["lo", "eth0", "wlan0"]);
+        assert!(text.starts_with("did you mean eth0? "), "{text}");
+        assert!(suggestion("zzz", &["lo", "eth0"]).starts_with("correct `interfaces`"));
+    }
+}
