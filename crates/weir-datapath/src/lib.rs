@@ -26,7 +26,7 @@ mod tables;
 pub use frame::{Frame, Header, NoRoom};
 pub use hash::flow_hash;
 pub use outcome::{Action, Outcome};
-pub use parse::{Flow, Kind, Parsed};
+pub use parse::Flow;
 pub use process::process;
 pub use select::Choice;
 pub use tables::{Memory, Recall, Tables};

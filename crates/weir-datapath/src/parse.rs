@@ -1,11 +1,11 @@
 //! Bytes to flow, or a reason why there is none.
 //!
 //! Owns the order in which headers are read and every length check. May not touch tables and changes no byte.
-//! Invariant: when it returns [`Kind::Flow`], the Ethernet, IP and transport headers are wholly inside the frame *and*
+//! Invariant: when a packet is returned, the Ethernet, IP and transport headers are wholly inside the frame *and*
 //! inside the IP packet, and the IP packet is wholly inside the frame.
 use crate::Frame;
 use weir_abi::{Address, Family, Reason, ServiceKey};
-use weir_wire::{EtherType, Ethernet, IpProtocol, Ipv4, Ipv6, Ports, Tcp, Udp};
+use weir_wire::{EtherType, Ethernet, IpProtocol, Ipv4, Ipv6, Tcp, Udp};
 
 /// A packet's 5-tuple, bytes as they stand in the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,63 +42,58 @@ pub struct Packet {
     pub opens: bool,
 }
 
-/// What kind of packet parsing found.
+/// Why an IP packet cannot be balanced. What that means for it depends on whether it was sent to a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A TCP or UDP packet with both ports in hand.
-    Flow,
-    /// An IP packet that cannot be balanced; only its destination address is known.
-    Other,
-    /// Nothing that could be to a VIP.
-    Stranger,
+pub enum Refusal {
+    /// Shorter than its headers claim, or not of the version its EtherType says.
+    Truncated,
+    /// A fragment: its ports may not be there.
+    Fragment,
+    /// IPv6 extension headers.
+    Unsupported,
+    /// Neither TCP nor UDP.
+    NoPorts,
 }
 
-/// What parsing found.
-///
-/// A plain record and not an enum with payloads, because every field then has a value on every path: the compiler may
-/// otherwise spill a payload that was never written, which the verifier refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parsed {
-    /// Which of the other fields mean something.
-    pub kind: Kind,
-    /// The packet; for [`Kind::Other`] only the VIP and family of its key.
-    pub packet: Packet,
-    /// The packet's reason when it is not balanced and was sent to a VIP.
-    pub at_vip: Reason,
-    /// Its reason when it is not balanced and was not.
-    pub elsewhere: Reason,
-}
-
-impl Parsed {
+impl Refusal {
+    /// The packet's reason when it was sent to a VIP.
     #[inline(always)]
-    fn unknown(kind: Kind, address: Address, family: Family, at_vip: Reason, elsewhere: Reason) -> Self {
-        let key = ServiceKey { vip: address, family, protocol: 0, port: 0 };
-        let flow = Flow { source: Address([0; 2]), source_port: 0, key };
-        let inner = Inner { family, tos: 0, len: 0, id: [0; 2] };
-        Self { kind, packet: Packet { flow, inner, opens: false }, at_vip, elsewhere }
+    pub const fn at_vip(self) -> Reason {
+        match self {
+            Self::Truncated => Reason::VipTruncated,
+            Self::Fragment => Reason::VipFragment,
+            Self::Unsupported => Reason::VipUnsupported,
+            Self::NoPorts => Reason::VipOther,
+        }
     }
-
-    /// A packet that is no IP packet, or too short to tell.
+    /// Its reason otherwise.
     #[inline(always)]
-    fn stranger(reason: Reason) -> Self {
-        Self::unknown(Kind::Stranger, Address([0; 2]), Family::V4, reason, reason)
+    pub const fn elsewhere(self) -> Reason {
+        match self {
+            Self::Truncated => Reason::Malformed,
+            _ => Reason::NotService,
+        }
     }
 }
 
-/// Reads the headers of a frame.
+/// The EtherType of a frame, if it has an Ethernet header.
 #[inline(always)]
-pub fn parse<F: Frame>(frame: &F) -> Parsed {
-    let Some(ethernet) = frame.at::<Ethernet>(0) else { return Parsed::stranger(Reason::Malformed) };
-    match ethernet.ether_type() {
-        EtherType::IPV4 => parse_ipv4(frame),
-        EtherType::IPV6 => parse_ipv6(frame),
-        _ => Parsed::stranger(Reason::NotIp),
-    }
+pub fn ether_type<F: Frame>(frame: &F) -> Option<EtherType> {
+    frame.at::<Ethernet>(0).map(Ethernet::ether_type)
 }
 
+/// The key that marks the destination of a frame's IPv4 packet as a VIP.
 #[inline(always)]
-fn other(address: Address, family: Family, at_vip: Reason, elsewhere: Reason) -> Parsed {
-    Parsed::unknown(Kind::Other, address, family, at_vip, elsewhere)
+pub fn ipv4_destination<F: Frame>(frame: &F) -> Option<ServiceKey> {
+    let ip = frame.at::<Ipv4>(Ethernet::LEN)?;
+    Some(ServiceKey { vip: v4(ip.destination), family: Family::V4, protocol: 0, port: 0 })
+}
+
+/// The key that marks the destination of a frame's IPv6 packet as a VIP.
+#[inline(always)]
+pub fn ipv6_destination<F: Frame>(frame: &F) -> Option<ServiceKey> {
+    let ip = frame.at::<Ipv6>(Ethernet::LEN)?;
+    Some(ServiceKey { vip: v6(ip.destination), family: Family::V6, protocol: 0, port: 0 })
 }
 
 #[inline(always)]
@@ -114,41 +109,39 @@ fn v6(a: [u8; 16]) -> Address {
     ])
 }
 
+/// Reads the IPv4 packet of a frame whose EtherType says there is one.
 #[inline(always)]
-fn parse_ipv4<F: Frame>(frame: &F) -> Parsed {
-    let Some(ip) = frame.at::<Ipv4>(Ethernet::LEN) else { return Parsed::stranger(Reason::Malformed) };
-    let destination = v4(ip.destination);
-    let truncated = other(destination, Family::V4, Reason::VipTruncated, Reason::Malformed);
+pub fn parse_ipv4<F: Frame>(frame: &F) -> Result<Packet, Refusal> {
+    let Some(ip) = frame.at::<Ipv4>(Ethernet::LEN) else { return Err(Refusal::Truncated) };
     let (header_len, total_len) = (ip.header_len(), ip.total_len() as usize);
     if ip.version() != 4 || header_len < Ipv4::LEN || total_len < header_len {
-        return truncated;
+        return Err(Refusal::Truncated);
     }
     if Ethernet::LEN + total_len > frame.len() {
-        return truncated;
+        return Err(Refusal::Truncated);
     }
     if ip.is_fragment() {
-        return other(destination, Family::V4, Reason::VipFragment, Reason::NotService);
+        return Err(Refusal::Fragment);
     }
     let inner = Inner { family: Family::V4, tos: ip.tos, len: total_len as u32, id: ip.id };
+    let (source, destination, protocol) = (v4(ip.source), v4(ip.destination), ip.protocol());
     // 15 words at most: the mask is for the verifier, the value is at most 60 anyway.
     let transport = Ethernet::LEN + (header_len & 0x3c);
-    let payload = total_len - header_len;
-    parse_transport(frame, v4(ip.source), destination, ip.protocol(), transport, payload, inner)
+    parse_transport(frame, source, destination, protocol, transport, total_len - header_len, inner)
 }
 
+/// Reads the IPv6 packet of a frame whose EtherType says there is one.
 #[inline(always)]
-fn parse_ipv6<F: Frame>(frame: &F) -> Parsed {
-    let Some(ip) = frame.at::<Ipv6>(Ethernet::LEN) else { return Parsed::stranger(Reason::Malformed) };
-    let destination = v6(ip.destination);
-    let truncated = other(destination, Family::V6, Reason::VipTruncated, Reason::Malformed);
+pub fn parse_ipv6<F: Frame>(frame: &F) -> Result<Packet, Refusal> {
+    let Some(ip) = frame.at::<Ipv6>(Ethernet::LEN) else { return Err(Refusal::Truncated) };
     let payload = ip.payload_len() as usize;
     if ip.version() != 6 || Ethernet::LEN + Ipv6::LEN + payload > frame.len() {
-        return truncated;
+        return Err(Refusal::Truncated);
     }
     let len = (Ipv6::LEN + payload) as u32;
     let inner = Inner { family: Family::V6, tos: ip.traffic_class(), len, id: [0; 2] };
-    let transport = Ethernet::LEN + Ipv6::LEN;
-    parse_transport(frame, v6(ip.source), destination, ip.next_header(), transport, payload, inner)
+    let (source, destination, protocol) = (v6(ip.source), v6(ip.destination), ip.next_header());
+    parse_transport(frame, source, destination, protocol, Ethernet::LEN + Ipv6::LEN, payload, inner)
 }
 
 #[inline(always)]
@@ -160,39 +153,30 @@ fn parse_transport<F: Frame>(
     offset: usize,
     payload: usize,
     inner: Inner,
-) -> Parsed {
-    let family = inner.family;
+) -> Result<Packet, Refusal> {
     let (ports, opens) = match protocol {
         IpProtocol::TCP => {
-            let Some(tcp) = frame.at::<Tcp>(offset) else {
-                return other(destination, family, Reason::VipTruncated, Reason::Malformed);
-            };
+            let Some(tcp) = frame.at::<Tcp>(offset) else { return Err(Refusal::Truncated) };
             if payload < Tcp::LEN || tcp.header_len() < Tcp::LEN || tcp.header_len() > payload {
-                return other(destination, family, Reason::VipTruncated, Reason::Malformed);
+                return Err(Refusal::Truncated);
             }
-            let Some(ports) = frame.at::<Ports>(offset) else {
-                return other(destination, family, Reason::VipTruncated, Reason::Malformed);
-            };
-            (*ports, tcp.opens())
+            (tcp.ports, tcp.opens())
         }
         IpProtocol::UDP => {
-            let Some(udp) = frame.at::<Udp>(offset) else {
-                return other(destination, family, Reason::VipTruncated, Reason::Malformed);
-            };
+            let Some(udp) = frame.at::<Udp>(offset) else { return Err(Refusal::Truncated) };
             if payload < Udp::LEN || (udp.length() as usize) < Udp::LEN || udp.length() as usize > payload {
-                return other(destination, family, Reason::VipTruncated, Reason::Malformed);
+                return Err(Refusal::Truncated);
             }
             (udp.ports, false)
         }
-        IpProtocol::FRAGMENT => return other(destination, family, Reason::VipFragment, Reason::NotService),
+        IpProtocol::FRAGMENT => return Err(Refusal::Fragment),
         IpProtocol::HOP_BY_HOP | IpProtocol::ROUTING | IpProtocol::DESTINATION_OPTIONS => {
-            return other(destination, family, Reason::VipUnsupported, Reason::NotService);
+            return Err(Refusal::Unsupported);
         }
-        _ => return other(destination, family, Reason::VipOther, Reason::NotService),
+        _ => return Err(Refusal::NoPorts),
     };
     let port = u16::from_ne_bytes(ports.destination);
-    let key = ServiceKey { vip: destination, family, protocol: protocol.0, port };
+    let key = ServiceKey { vip: destination, family: inner.family, protocol: protocol.0, port };
     let flow = Flow { source, source_port: u16::from_ne_bytes(ports.source), key };
-    let packet = Packet { flow, inner, opens };
-    Parsed { kind: Kind::Flow, packet, at_vip: Reason::VipOther, elsewhere: Reason::NotService }
+    Ok(Packet { flow, inner, opens })
 }

@@ -1,4 +1,5 @@
 //! TCP (RFC 9293).
+use crate::Ports;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Bits of [`Tcp::flags`].
@@ -19,8 +20,8 @@ pub mod flags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct Tcp {
-    source: [u8; 2],
-    destination: [u8; 2],
+    /// Source and destination.
+    pub ports: Ports,
     sequence: [u8; 4],
     acknowledgement: [u8; 4],
     offset: u8,
@@ -46,8 +47,7 @@ impl Tcp {
         window: u16,
     ) -> Self {
         Self {
-            source: source.to_be_bytes(),
-            destination: destination.to_be_bytes(),
+            ports: Ports { source: source.to_be_bytes(), destination: destination.to_be_bytes() },
             sequence: sequence.to_be_bytes(),
             acknowledgement: acknowledgement.to_be_bytes(),
             offset: 5 << 4,
@@ -60,12 +60,12 @@ impl Tcp {
     /// Source port.
     #[inline(always)]
     pub const fn source_port(&self) -> u16 {
-        u16::from_be_bytes(self.source)
+        u16::from_be_bytes(self.ports.source)
     }
     /// Destination port.
     #[inline(always)]
     pub const fn destination_port(&self) -> u16 {
-        u16::from_be_bytes(self.destination)
+        u16::from_be_bytes(self.ports.destination)
     }
     /// Length of the header with its options, bytes: 0..=60, valid from 20 on.
     #[inline(always)]

@@ -1,0 +1,135 @@
+//! Any packets through the director's datapath, and what it forwards through the agent's.
+
+use std::net::IpAddr;
+use std::sync::OnceLock;
+
+use weir_abi::{Address, Family, Verdict, agent};
+use weir_datapath::{Action, decap};
+
+use super::{IFINDEX, bytes};
+use crate::image::director_address;
+use crate::{Image, MemoryFrame, MemoryTables, Random, fixtures, outer, random_image};
+
+/// Packets looked at in one input.
+const MOST_PACKETS: usize = 64;
+
+/// One packet of an input.
+pub(super) struct Arrival<'a> {
+    /// Jiffies since the one before, as a power of two minus one: 0 to 15.
+    pub(super) pause: u8,
+    /// At most 4095 bytes.
+    pub(super) frame: &'a [u8],
+}
+
+/// The input that [`process`] reads as these tables and packets.
+///
+/// `tables`: bits 0-47 choose the tables (a fixture's by its number, larger ones are a seed for random ones), bits 60-61
+/// the size of the flow table, bit 63 whether the clock runs.
+pub(super) fn input<'a>(tables: u64, arrivals: impl IntoIterator<Item = Arrival<'a>>) -> Vec<u8> {
+    let mut input = tables.to_le_bytes().to_vec();
+    for Arrival { pause, frame } in arrivals {
+        assert!(pause < 16 && frame.len() < 1 << 12);
+        input.extend((frame.len() as u16 | u16::from(pause) << 12).to_le_bytes());
+        input.extend(frame);
+    }
+    input
+}
+
+fn image(tables: u64) -> Image {
+    static FIXTURES: OnceLock<Vec<Image>> = OnceLock::new();
+    let fixtures =
+        FIXTURES.get_or_init(|| fixtures(IFINDEX).into_iter().map(|fixture| fixture.image).collect());
+    let chosen = tables & 0xffff_ffff_ffff;
+    let mut image = usize::try_from(chosen)
+        .ok()
+        .and_then(|number| fixtures.get(number).cloned())
+        .unwrap_or_else(|| random_image(&mut Random(chosen), IFINDEX));
+    image.set_flow_geometry(1 << (tables >> 60 & 3), if tables >> 63 == 1 { 0 } else { 63 });
+    image
+}
+
+/// Tables and packets to go through them: a packet is counted once; what is not forwarded stays as it is; what is
+/// forwarded is wrapped once, for a backend of the service it was sent to, and that backend unwraps it to what it was.
+pub fn process(data: &[u8]) {
+    let Some((tables, mut rest)) = data.split_first_chunk() else { return };
+    let image = image(u64::from_le_bytes(*tables));
+    let tables = MemoryTables::new(&image);
+    let mut jiffies = 0;
+    for _ in 0..MOST_PACKETS {
+        let Some((head, behind)) = rest.split_first_chunk() else { return };
+        let head = u16::from_le_bytes(*head);
+        let (packet, behind) = behind.split_at(behind.len().min(usize::from(head & 0xfff)));
+        rest = behind;
+        jiffies += (1 << (head >> 12)) - 1;
+        tables.set_jiffies(jiffies);
+        one(&image, &tables, packet);
+    }
+}
+
+fn one(image: &Image, tables: &MemoryTables, packet: &[u8]) {
+    let (mut reasons, backends) = (tables.reasons(), tables.backend_counts());
+    let mut frame = MemoryFrame::new(packet);
+    let outcome = weir_datapath::process(&mut frame, &tables);
+
+    let count = reasons.entry(outcome.reason).or_default();
+    count.packets += 1;
+    count.bytes += packet.len() as u64;
+    assert_eq!(tables.reasons(), reasons, "{outcome:?}: counted other than once under its reason");
+
+    let action = match outcome.reason.verdict() {
+        Verdict::Pass => Action::Pass,
+        Verdict::Drop => Action::Drop,
+        Verdict::Forward => Action::Send { ifindex: IFINDEX },
+    };
+    assert_eq!(outcome.action, action, "{outcome:?}");
+    if outcome.reason.verdict() != Verdict::Forward {
+        assert_eq!(frame.bytes(), packet, "{outcome:?}: not forwarded, but changed");
+        assert_eq!(tables.backend_counts(), backends, "{outcome:?}: counted under a backend");
+        return;
+    }
+
+    let candidates = backends_of(image, packet);
+    let checked: Vec<_> =
+        candidates.iter().map(|backend| outer::check_wrapped(packet, frame.bytes(), *backend)).collect();
+    assert!(checked.iter().any(Result::is_ok), "{outcome:?}: not wrapped for its service: {checked:?}");
+    let counted = |counts: &std::collections::BTreeMap<u32, weir_abi::Count>| {
+        counts.values().fold((0, 0), |sum, count| (sum.0 + count.packets, sum.1 + count.bytes))
+    };
+    let (before, after) = (counted(&backends), counted(&tables.backend_counts()));
+    assert_eq!(after, (before.0 + 1, before.1 + packet.len() as u64), "{outcome:?}: counters by backend");
+
+    let reason = decap::unwrap(&mut frame, &RealServers(image));
+    assert_eq!(reason.verdict(), agent::Verdict::Unwrap, "a backend does not unwrap it: {}", reason.label());
+    assert_eq!(frame.bytes()[12..], packet[12..], "a backend does not get what was sent");
+}
+
+/// The backends of the service that a frame was sent to.
+fn backends_of(image: &Image, frame: &[u8]) -> Vec<IpAddr> {
+    let packet = &frame[bytes::ETHERNET..];
+    let ip = bytes::ip(bytes::version(frame), packet);
+    let port = bytes::port(packet, &ip);
+    let service = |port: u16| {
+        image
+            .specs
+            .iter()
+            .find(|spec| spec.vip == ip.destination && spec.protocol == ip.protocol && spec.port == port)
+    };
+    service(port).or_else(|| service(0)).map_or_else(Vec::new, |spec| spec.backends.clone())
+}
+
+/// All real servers of an image as one machine.
+struct RealServers<'a>(&'a Image);
+
+impl decap::AgentTables for RealServers<'_> {
+    fn is_director(&self, family: Family, address: Address) -> bool {
+        let address = address.to_ip(family);
+        director_address(address) == address
+    }
+    fn is_own(&self, family: Family, address: Address) -> bool {
+        self.0.specs.iter().any(|spec| spec.backends.contains(&address.to_ip(family)))
+    }
+    fn is_vip(&self, family: Family, address: Address) -> bool {
+        self.0.specs.iter().any(|spec| spec.vip == address.to_ip(family))
+    }
+    fn count(&self, _: agent::Reason, _: u64) {}
+}
