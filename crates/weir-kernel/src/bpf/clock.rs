@@ -56,7 +56,7 @@ mod tests {
         let (began, first) = (std::time::Instant::now(), jiffies());
         std::thread::sleep(Duration::from_millis(300));
         let (elapsed, last) = (began.elapsed(), jiffies());
-        let rate = (last - first) as f64 / elapsed.as_secs_f64();
+        let rate = f64::from((last - first) as u32) / elapsed.as_secs_f64();
         let hz = f64::from(hz().expect("the kernel tells"));
         assert!((rate / hz - 1.0).abs() < 0.1, "{rate} jiffies a second, {hz} said");
     }

@@ -5,7 +5,8 @@
 //!
 //! The bpffs is an instance of its own (every mount of type `bpf` is), mode 0700, so that weir neither needs
 //! /sys/fs/bpf nor meets anyone else's pins. It outlives the process, which is what keeps programs forwarding across a
-//! restart. It belongs to the mount namespace it was made in: run weir in one that lasts (a plain service does).
+//! restart. It belongs to the mount namespace it was made in and goes with it. A process in a passing one (`ip netns
+//! exec` makes such) keeps its pins only if the directory was opened outside before: the mount is then there already.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

@@ -10,7 +10,10 @@ use aya::programs::{
     tc::{NlOptions, TcAttachOptions, TcError, qdisc_add_clsact, qdisc_detach_program},
 };
 
-use super::{Error, Link, Loaded, ProgramKind, advice, sys, xdp::interface_name};
+use super::{
+    Error, Link, Loaded, ProgramKind, advice, sys,
+    xdp::{find_name, interface_name},
+};
 
 /// Which packets of an interface a tc program sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +180,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 fn refused(ifindex: u32, mode: String, error: &io::Error) -> Error {
-    if error.raw_os_error() == Some(libc::ENODEV) {
+    if find_name(ifindex).is_none() {
         return Error::NoInterface { interface: format!("with index {ifindex}") };
     }
     Error::Attach {

@@ -119,7 +119,8 @@ fn is_drivers(error: &io::Error) -> bool {
 }
 
 fn refusal(program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode, error: &io::Error) -> Error {
-    if error.raw_os_error() == Some(libc::ENODEV) {
+    // The kernel says EINVAL when there is no such interface.
+    if find_name(ifindex).is_none() {
         return Error::NoInterface { interface: format!("with index {ifindex}") };
     }
     let (why, advice) = explain(program, ifindex, mode, error);
@@ -176,8 +177,14 @@ fn explain(program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode, error: &io::Err
     }
 }
 
+/// The interface's name in this network namespace; `None` where there is no such interface.
+pub(crate) fn find_name(ifindex: u32) -> Option<String> {
+    // nix 0.31 takes the null pointer that means "none" for success and gives an empty name.
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    Some(name.to_string_lossy().into_owned()).filter(|name| !name.is_empty())
+}
+
 /// The interface's name, or its number where it has gone.
 pub(crate) fn interface_name(ifindex: u32) -> String {
-    nix::net::if_::if_indextoname(ifindex)
-        .map_or_else(|_| format!("interface {ifindex}"), |name| name.to_string_lossy().into_owned())
+    find_name(ifindex).unwrap_or_else(|| format!("interface {ifindex}"))
 }

@@ -4,7 +4,7 @@
 //! program at every moment of an exchange.
 
 use super::{
-    super::{Attached, Error, XdpRequest},
+    super::{Attached, Error, XdpRequest, xdp},
     Director, pins,
 };
 
@@ -28,10 +28,8 @@ impl Director {
     /// # Errors
     /// [`Error::NoInterface`]; [`Error::Attach`] with the driver's reason. Nothing is attached to it then.
     pub fn attach(&mut self, ifindex: u32, request: XdpRequest) -> Result<Attached, Error> {
-        let name = nix::net::if_::if_indextoname(ifindex)
-            .map_err(|_| Error::NoInterface { interface: format!("with index {ifindex}") })?
-            .to_string_lossy()
-            .into_owned();
+        let name = xdp::find_name(ifindex)
+            .ok_or_else(|| Error::NoInterface { interface: format!("with index {ifindex}") })?;
         let pin = self.dir.join(pins::link_pin(&name));
         // A link of that name may belong to a device that has gone; a link of that device may have another name.
         if let Some(link) = self.links.remove(&name)
