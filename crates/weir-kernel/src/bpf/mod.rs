@@ -8,6 +8,7 @@ mod clock;
 mod director;
 mod error;
 mod grace;
+mod layout;
 mod link;
 mod map;
 mod mapped;

@@ -1,6 +1,6 @@
 //! The bpf(2) system call, as far as weir uses it directly.
 //!
-//! Owns: command numbers, attribute layouts, the unsafe calls. May not touch: names, paths, policy.
+//! Owns: command numbers and the unsafe calls. May not touch: names, paths, policy.
 //! Invariant: every function is safe to call: the kernel gets pointers to live memory of the length it is told, or of
 //! the length the map's own info says it will use.
 //!
@@ -16,6 +16,11 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+};
+
+use super::layout::{
+    ById, Info, KernelLinkInfo, KernelMapInfo, KernelProgInfo, LinkCreate, LinkUpdate, MapBatch, MapCreate,
+    MapElement, Object, TestRun,
 };
 
 const MAP_CREATE: u32 = 0;
@@ -48,163 +53,6 @@ pub(crate) const MAP_TYPE_ARRAY: u32 = 2;
 pub(crate) const MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
 pub(crate) const MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
-
-#[derive(Default)]
-#[repr(C)]
-struct MapCreate {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    flags: u32,
-    inner_map_fd: u32,
-}
-
-#[derive(Default)]
-#[repr(C)]
-struct MapElement {
-    fd: u32,
-    pad: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-#[derive(Default)]
-#[repr(C)]
-struct MapBatch {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    fd: u32,
-    element_flags: u64,
-    flags: u64,
-}
-
-#[derive(Default)]
-#[repr(C)]
-struct Object {
-    path: u64,
-    fd: u32,
-    file_flags: u32,
-}
-
-#[derive(Default)]
-#[repr(C)]
-struct ById {
-    id: u32,
-    next_id: u32,
-    open_flags: u32,
-}
-
-#[derive(Default)]
-#[repr(C)]
-struct Info {
-    fd: u32,
-    len: u32,
-    buffer: u64,
-}
-
-#[derive(Default)]
-#[repr(C)]
-struct LinkCreate {
-    prog_fd: u32,
-    target: u32,
-    attach_type: u32,
-    flags: u32,
-}
-
-#[derive(Default)]
-#[repr(C)]
-struct LinkUpdate {
-    link_fd: u32,
-    new_prog_fd: u32,
-    flags: u32,
-    old_prog_fd: u32,
-}
-
-#[derive(Default)]
-#[repr(C)]
-struct TestRun {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    ctx_size_in: u32,
-    ctx_size_out: u32,
-    ctx_in: u64,
-    ctx_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch_size: u32,
-    pad: u32,
-}
-
-/// `struct bpf_map_info`, the part that has been there since 4.13.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub(crate) struct KernelMapInfo {
-    pub(crate) map_type: u32,
-    pub(crate) id: u32,
-    pub(crate) key_size: u32,
-    pub(crate) value_size: u32,
-    pub(crate) max_entries: u32,
-    pub(crate) map_flags: u32,
-    pub(crate) name: [u8; 16],
-}
-
-/// `struct bpf_prog_info` up to `verified_insns` (5.16); fields an older kernel does not know stay zero.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub(crate) struct KernelProgInfo {
-    pub(crate) prog_type: u32,
-    pub(crate) id: u32,
-    pub(crate) tag: [u8; 8],
-    pub(crate) jited_len: u32,
-    pub(crate) xlated_len: u32,
-    jited_insns: u64,
-    xlated_insns: u64,
-    load_time: u64,
-    created_by_uid: u32,
-    nr_map_ids: u32,
-    map_ids: u64,
-    pub(crate) name: [u8; 16],
-    ifindex: u32,
-    gpl: u32,
-    netns_dev: u64,
-    netns_ino: u64,
-    unused: [u64; 11],
-    run_time_ns: u64,
-    run_cnt: u64,
-    recursion_misses: u64,
-    pub(crate) verified_insns: u32,
-    attach_btf_obj_id: u32,
-    attach_btf_id: u32,
-    pad: u32,
-}
-const _: () = assert!(std::mem::offset_of!(KernelProgInfo, name) == 64);
-const _: () = assert!(std::mem::offset_of!(KernelProgInfo, run_time_ns) == 192);
-const _: () = assert!(std::mem::offset_of!(KernelProgInfo, verified_insns) == 216);
-
-/// `struct bpf_link_info` of an XDP or tcx link.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub(crate) struct KernelLinkInfo {
-    pub(crate) link_type: u32,
-    pub(crate) id: u32,
-    pub(crate) prog_id: u32,
-    pad: u32,
-    /// 0 when the device is gone.
-    pub(crate) ifindex: u32,
-    pub(crate) attach_type: u32,
-    rest: [u64; 6],
-}
 
 /// What a test run gave.
 pub(crate) struct TestRunResult {
