@@ -1,0 +1,132 @@
+//! The next hop's MAC address where `-m` was left out.
+//!
+//! Owns: asking routes and neighbours, how long to wait for an answer, which changes are worth asking again. Does not
+//! touch maps. Invariant: an address that was found stays in use until another one is known.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use weir_kernel::net::{Change, Event, Link, MacAddress, NextHop, NextHopError, Rtnl, resolve_next_hop};
+
+use super::signals::{Wake, Waker};
+use crate::advice::Advise as _;
+
+/// How long a neighbour may take to answer before the command gives up: three questions, one a second.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How often to look meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A next hop being followed.
+pub(super) struct Follower {
+    destination: IpAddr,
+    ifindex: u32,
+    interface: String,
+    hop: Arc<Mutex<(IpAddr, MacAddress)>>,
+    complaint: Option<String>,
+}
+
+impl Follower {
+    /// Finds the next hop on the way to `destination`, which must lead out of `link`. `None`: told to stop meanwhile.
+    pub(super) fn find(
+        rtnl: &Rtnl,
+        waker: &mut Waker,
+        link: &Link,
+        destination: IpAddr,
+    ) -> anyhow::Result<Option<Self>> {
+        let deadline = Instant::now() + PATIENCE;
+        let hop = loop {
+            match resolve_next_hop(rtnl, destination, None) {
+                Ok(hop) => break hop,
+                Err(NextHopError::NeighbourPending { .. } | NextHopError::NeighbourFailed { .. })
+                    if Instant::now() < deadline =>
+                {
+                    if waker.wait(Instant::now() + LOOK)? == Wake::Stop {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("cannot find the next hop to {destination}"))
+                        .advise("make the tunnel's destination reachable, or give the next hop's MAC address with -m");
+                }
+            }
+        };
+        let follower = Self {
+            destination,
+            ifindex: link.index,
+            interface: link.name.clone(),
+            hop: Arc::new(Mutex::new((hop.next_hop, hop.dst_mac))),
+            complaint: None,
+        };
+        follower.check(rtnl, &hop).advise(format!(
+            "give the MAC address of a next hop on {} with -m, or another interface with -i",
+            link.name
+        ))?;
+        Ok(Some(follower))
+    }
+
+    /// The address to send to.
+    pub(super) fn mac(&self) -> [u8; 6] {
+        self.hop.lock().unwrap_or_else(PoisonError::into_inner).1.0
+    }
+
+    /// Says which events may mean another next hop. Those that asking brings about are not among them.
+    pub(super) fn filter(&self) -> impl FnMut(&Event) -> bool + Send + 'static {
+        let (hop, ifindex) = (Arc::clone(&self.hop), self.ifindex);
+        move |event| match event {
+            Event::Link(_, link) => link.index == ifindex,
+            Event::Neighbour(change, neighbour) => {
+                let (ip, mac) = *hop.lock().unwrap_or_else(PoisonError::into_inner);
+                neighbour.ip == ip && (*change == Change::Gone || neighbour.usable_mac() != Some(mac))
+            }
+            _ => true,
+        }
+    }
+
+    /// Looks again; the address if it is another one now. Where there is none any more, that is said once.
+    pub(super) fn refresh(&mut self, rtnl: &Rtnl) -> Option<[u8; 6]> {
+        let found = resolve_next_hop(rtnl, self.destination, None)
+            .map_err(anyhow::Error::from)
+            .and_then(|hop| self.check(rtnl, &hop).map(|()| hop));
+        match found {
+            Ok(hop) => {
+                self.complaint = None;
+                let mut known = self.hop.lock().unwrap_or_else(PoisonError::into_inner);
+                let changed = known.1 != hop.dst_mac;
+                *known = (hop.next_hop, hop.dst_mac);
+                changed.then_some(hop.dst_mac.0)
+            }
+            Err(error) => {
+                let complaint = format!("{error:#}");
+                if self.complaint.as_ref() != Some(&complaint) {
+                    let mac = MacAddress(self.mac());
+                    eprintln!("warning: the next hop to {} stays {mac}: {complaint}", self.destination);
+                    self.complaint = Some(complaint);
+                }
+                None
+            }
+        }
+    }
+
+    /// The kernel need not keep the neighbour's address fresh for us any more.
+    pub(super) fn release(self, rtnl: &Rtnl) {
+        let (ip, _) = *self.hop.lock().unwrap_or_else(PoisonError::into_inner);
+        // The entry may have gone with its interface; then there is nothing to release.
+        let _ = rtnl.release_neighbour(self.ifindex, ip);
+    }
+
+    fn check(&self, rtnl: &Rtnl, hop: &NextHop) -> anyhow::Result<()> {
+        if hop.ifindex == self.ifindex {
+            return Ok(());
+        }
+        let other =
+            rtnl.link_by_index(hop.ifindex).map_or_else(|_| "another interface".to_owned(), |link| link.name);
+        bail!(anyhow!(
+            "the way to {} leaves by {other}, and packets are sent out of {}, where they came in",
+            self.destination,
+            self.interface
+        ))
+    }
+}
