@@ -54,7 +54,7 @@ impl Addresses {
             self.remove(rtnl, &gone)?;
         }
         for held in wanted {
-            self.add(rtnl, held)?;
+            self.add(rtnl, &held)?;
         }
         Ok(())
     }
@@ -73,10 +73,10 @@ impl Addresses {
         self.held.iter().filter(|(name, _)| name == interface).map(|(_, ip)| ip.to_string()).collect()
     }
 
-    fn add(&mut self, rtnl: &Rtnl, held: Held) -> anyhow::Result<()> {
+    fn add(&mut self, rtnl: &Rtnl, held: &Held) -> anyhow::Result<()> {
         let link = rtnl.link_by_name(&held.0)?;
         let address = NewAddress::new(link.index, held.1, host_prefix(held.1)).nodad();
-        let known = self.held.contains(&held);
+        let known = self.held.contains(held);
         if !known {
             if rtnl.addresses(Some(link.index))?.iter().any(|there| there.ip == held.1) {
                 return Ok(()); // It was there before weir, and stays when weir goes.
@@ -86,7 +86,7 @@ impl Addresses {
         }
         let added = rtnl.ensure_address(&address);
         if added.is_err() && !known {
-            self.held.remove(&held);
+            self.held.remove(held);
             self.write()?;
         }
         if added.with_context(|| format!("cannot hold the VIP {} on {}", held.1, held.0))? {
@@ -106,9 +106,10 @@ impl Addresses {
     /// Replaces the list as a whole: whoever reads it finds the old or the new one.
     fn write(&self) -> anyhow::Result<()> {
         let new = self.file.with_extension("new");
-        let text: String = self.held.iter().map(|(interface, ip)| format!("{interface} {ip}\n")).collect();
         let written = fs::File::create(&new)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .and_then(|mut file| {
+                self.held.iter().try_for_each(|(interface, ip)| writeln!(file, "{interface} {ip}"))
+            })
             .and_then(|()| fs::rename(&new, &self.file));
         written.with_context(|| format!("cannot write {}", self.file.display()))
     }

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use weir_api::v1::ReloadReply;
 use weir_config::Config;
-use weir_kernel::bpf::{Attached, Director, XdpMode};
+use weir_kernel::bpf::{Attached, Director};
 use weir_kernel::net::Rtnl;
 use weir_plan::{Desired, Observed, Op, PlanError, Planner};
 
@@ -24,6 +24,12 @@ use crate::advice::{self, Advise as _};
 
 /// How long a new configuration waits for neighbours that have never been asked.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The time, in seconds of CLOCK_BOOTTIME (which goes on while the machine sleeps).
+pub(super) fn boot_time() -> anyhow::Result<u32> {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).context("cannot read the clock")?;
+    u32::try_from(now.tv_sec()).context("cannot read the clock: it says more than 136 years since the start")
+}
 
 /// How the last attempt to put a configuration into force went.
 pub(super) struct LastLoad {
@@ -77,9 +83,8 @@ impl Daemon {
 
     /// The steps to `config` over `ways`.
     pub(super) fn plan(&mut self, config: &Config, ways: &Ways) -> anyhow::Result<Vec<Op>> {
-        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).context("cannot read the clock")?.tv_sec() as u32;
         let desired =
-            Desired::new(config, now, self.director.tick(), |_, backend| ways.path(config, backend));
+            Desired::new(config, boot_time()?, self.director.tick(), |_, backend| ways.path(config, backend));
         let observed = Observed::read(&Tables(&self.director));
         self.planner.plan(&observed, &desired).map_err(|error| {
             let advice = match &error {
@@ -144,16 +149,14 @@ impl Daemon {
             .director
             .attach(interface.ifindex, settings::request(config))
             .map_err(|error| advice::of_bpf(&error))?;
-        match &attached.fell_back {
-            Some(reason) => tracing::warn!(
+        if let Some(reason) = &attached.fell_back {
+            tracing::warn!(
                 "GENERIC XDP on {}: native mode is not to be had, and generic is several times slower: {reason}; \
                  if that is what you want, set xdp_mode = \"generic\"",
                 interface.name
-            ),
-            None => tracing::info!(interface = interface.name, mode = %attached.mode, "attached"),
-        }
-        if attached.mode == XdpMode::Generic && attached.fell_back.is_none() {
-            tracing::debug!(interface = interface.name, "generic mode, as asked for");
+            );
+        } else {
+            tracing::info!(interface = interface.name, mode = %attached.mode, "attached");
         }
         self.attached.insert(interface.name.clone(), (interface.ifindex, attached));
         Ok(())

@@ -6,15 +6,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use anyhow::Context as _;
-use nix::time::{ClockId, clock_gettime};
 use weir_abi::{BackendState, Count, Encapsulation, Family, Reason, Verdict};
 use weir_api::v1::{Backend, Configuration, Counter, FlowTable, Interface, Program, Service, StatusReply};
 use weir_kernel::bpf::Start;
 use weir_kernel::net::MacAddress;
 use weir_plan::{Observed, ObservedBackend, ObservedService, service_key};
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, boot_time};
 use super::server::version;
 use super::tables::Tables;
 use crate::advice::of_bpf;
@@ -24,7 +22,7 @@ pub(super) fn status(daemon: &Daemon) -> anyhow::Result<StatusReply> {
     let observed = Observed::read(&Tables(&daemon.director));
     let highest = observed.backends.keys().next_back().map_or(0, |id| id + 1);
     let counts = daemon.director.all_backend_counts(highest).map_err(|error| of_bpf(&error))?;
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).context("cannot read the clock")?.tv_sec() as u32;
+    let now = boot_time()?;
     let links: HashMap<u32, String> =
         daemon.rtnl.links()?.into_iter().map(|link| (link.index, link.name)).collect();
     let context = Context { daemon, observed: &observed, counts: &counts, links: &links, now };

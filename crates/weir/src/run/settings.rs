@@ -24,13 +24,13 @@ pub(super) struct Interface {
 /// The configured interfaces as the machine has them.
 pub(super) fn interfaces(rtnl: &Rtnl, config: &Config) -> anyhow::Result<Vec<Interface>> {
     let links = rtnl.links()?;
-    let find = |name: &InterfaceName| match links.iter().find(|link| link.name == name.as_str()) {
-        Some(link) => Ok(Interface { name: link.name.clone(), ifindex: link.index }),
-        None => {
-            let there: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
-            Err(anyhow!("cannot attach to interface {name}: there is no such interface"))
-                .advise(suggestion(name.as_str(), &there))
+    let find = |name: &InterfaceName| {
+        if let Some(link) = links.iter().find(|link| link.name == name.as_str()) {
+            return Ok(Interface { name: link.name.clone(), ifindex: link.index });
         }
+        let there: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+        Err(anyhow!("cannot attach to interface {name}: there is no such interface"))
+            .advise(suggestion(name.as_str(), &there))
     };
     config.director.interfaces.iter().map(find).collect()
 }
