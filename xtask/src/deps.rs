@@ -11,7 +11,7 @@ use crate::{placement, workspace::Workspace};
 /// Each of weir's crates and the ones it may be built from.
 ///
 /// Tests of any crate may use any other: the datapath's fixtures run through the kernel, for example.
-const INTERNAL: [(&str, &[&str]); 16] = [
+const INTERNAL: [(&str, &[&str]); 17] = [
     // No std: compiled for BPF too.
     ("weir-abi", &[]),
     ("weir-wire", &[]),
@@ -29,14 +29,18 @@ const INTERNAL: [(&str, &[&str]); 16] = [
     // The binary.
     ("weir", &["weir-abi", "weir-api", "weir-config", "weir-health", "weir-kernel", "weir-plan"]),
     // Development.
-    ("weir-testkit", &["weir-abi", "weir-datapath", "weir-kernel", "weir-maglev", "weir-plan", "weir-wire"]),
+    (
+        "weir-testkit",
+        &["weir-abi", "weir-config", "weir-datapath", "weir-kernel", "weir-maglev", "weir-plan", "weir-wire"],
+    ),
     ("weir-bench", &["weir-abi", "weir-kernel", "weir-maglev", "weir-testkit", "weir-wire"]),
     ("weir-e2e", &[]),
+    ("weir-fuzz", &["weir-testkit"]),
     ("xtask", &["weir-bpf-build"]),
 ];
 
 /// Dependencies from outside that only some crates may have, tests included; `*` ends a prefix.
-const EXTERNAL: [(&str, &[&str]); 12] = [
+const EXTERNAL: [(&str, &[&str]); 13] = [
     ("aya", &["weir-kernel"]),
     ("aya-obj", &["weir-kernel"]),
     ("aya-ebpf*", &["weir-ebpf"]),
@@ -47,6 +51,7 @@ const EXTERNAL: [(&str, &[&str]); 12] = [
     ("tower*", &["weir", "weir-api"]),
     ("hyper*", &["weir", "weir-api"]),
     ("libc", &["weir-kernel", "weir", "weir-e2e", "weir-bench", "weir-testkit"]),
+    ("libfuzzer-sys", &["weir-fuzz"]),
     ("nix", &["weir-kernel", "weir", "weir-e2e", "weir-bench", "weir-testkit"]),
     ("anyhow", &["weir", "weir-e2e", "weir-bench", "xtask"]),
 ];

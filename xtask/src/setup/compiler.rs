@@ -14,6 +14,9 @@ use crate::{console, workspace::which};
 /// Debian's compiler that follows the browsers, hence is recent, and its library source.
 const DEBIAN: [&str; 2] = ["rustc-web", "rust-web-src"];
 
+/// How much of the reason for a failed attempt is shown, in characters.
+const WHY: usize = 80;
+
 /// A usable compiler, installed if there is none.
 pub(super) fn ensure() -> anyhow::Result<Rustc> {
     let lacking = match Rustc::find() {
@@ -78,8 +81,8 @@ fn try_quietly(label: &str, command: Command, limit: u64) -> anyhow::Result<bool
     if finished.success() {
         eprintln!("setup: {label}: done in {:.1} s", finished.took.as_secs_f64());
     } else {
-        let why =
-            finished.tail.iter().rev().find(|line| !line.trim().is_empty()).map_or("", |line| line.trim());
+        let last = finished.tail.iter().rev().find(|line| !line.trim().is_empty());
+        let why: String = last.map_or("", |line| line.trim()).chars().take(WHY).collect();
         eprintln!("setup: {label}: not possible here ({}: {why}); trying something else", finished.ending());
     }
     Ok(finished.success())

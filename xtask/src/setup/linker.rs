@@ -115,8 +115,10 @@ fn build(tools: &Path, library: &Library) -> anyhow::Result<()> {
             command.env_remove(name);
         }
     }
-    let label =
-        format!("setup: building bpf-linker {LINKER_VERSION} with LLVM {} (about a minute)", library.major);
+    let label = format!(
+        "setup: building bpf-linker {LINKER_VERSION} with LLVM {} (one to three minutes)",
+        library.major
+    );
     let built = console::step(&label, command, Duration::from_secs(1800));
     let cleaned = fs::remove_dir_all(&work);
     built?;

@@ -3,7 +3,11 @@
 //! Owns: the table of commands; how apt is called. May not touch: services: a freshly installed nginx is
 //! neither started nor enabled, because weir's labs run their own.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 
@@ -119,7 +123,7 @@ fn has_candidate(policy: &str) -> bool {
     candidate.is_some_and(|version| version.trim() != "(none)")
 }
 
-/// Asks for the password where it can be seen, before output is captured.
+/// Asks for the password where it can be seen, before output is captured; says nothing if none is needed.
 pub(crate) fn become_root_once() -> anyhow::Result<()> {
     if is_root() {
         return Ok(());
@@ -127,7 +131,12 @@ pub(crate) fn become_root_once() -> anyhow::Result<()> {
     if which("sudo").is_none() {
         bail!("packages must be installed and there is no sudo; run `cargo xtask setup` as root");
     }
-    eprintln!("setup: packages must be installed; sudo may ask for your password");
+    // Succeeds without a question where a password was given a moment ago, or none is asked for.
+    let silent = Command::new("sudo").args(["-n", "-v"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if silent.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    eprintln!("setup: packages must be installed; sudo asks for your password");
     let status = Command::new("sudo").arg("-v").status().context("cannot run sudo")?;
     if !status.success() {
         bail!("sudo was refused; run `cargo xtask setup` as root, or install the packages yourself");
