@@ -9,13 +9,11 @@ mod agent;
 mod bytes;
 mod iptunnel;
 mod process;
-mod seed;
 mod text;
 
 pub use agent::{mss, unwrap};
 pub use iptunnel::iptunnel;
-pub use process::process;
-pub use seed::{Seed, seeds};
+pub use process::{Arrival, process, process_input};
 pub use text::{config, hash_key};
 
 /// A fuzz target: its name (as of its program and its directories) and its body.

@@ -6,6 +6,7 @@
 
 mod fixture;
 mod frame;
+pub mod fuzz;
 pub mod image;
 pub mod outer;
 pub mod packet;

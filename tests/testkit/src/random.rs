@@ -43,7 +43,7 @@ fn vip(random: &mut Random) -> IpAddr {
 /// Tables with up to a dozen services around the addresses [`random_packet`] uses.
 pub fn random_image(random: &mut Random, ifindex: u32) -> Image {
     let mut specs: Vec<ServiceSpec> = Vec::new();
-    for _ in 0..1 + random.below(12) {
+    for _ in 0..=random.below(12) {
         let vip = vip(random);
         let spec = ServiceSpec {
             vip,
@@ -90,7 +90,7 @@ pub fn random_packet(random: &mut Random) -> Vec<u8> {
         _ => builder.ip(IpProtocol(random.bits() as u8), &[random.bits() as u8; 24]),
     };
     if random.one_in(3) {
-        for _ in 0..1 + random.below(3) {
+        for _ in 0..=random.below(3) {
             let at = 12 + random.below(packet.len().min(80) - 12);
             packet[at] = random.bits() as u8;
         }

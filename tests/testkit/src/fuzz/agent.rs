@@ -28,8 +28,8 @@ fn is_director(address: IpAddr) -> bool {
 }
 fn is_own(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => matches!(v4.octets(), [10, 0, 0, 11..]),
-        IpAddr::V6(v6) => matches!(v6.segments(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x11..]),
+        IpAddr::V4(v4) => matches!(v4.octets(), [10, 0, 0, 11..=255]),
+        IpAddr::V6(v6) => matches!(v6.segments(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x11..=0xffff]),
     }
 }
 fn is_vip(address: IpAddr) -> bool {

@@ -40,9 +40,8 @@ pub(super) fn ip(version: u8, header: &[u8]) -> Ip {
             header_len,
         }
     } else {
-        let address = |at: usize| {
-            IpAddr::from(<[u8; 16]>::try_from(&header[at..at + 16]).expect("sixteen bytes"))
-        };
+        let address =
+            |at: usize| IpAddr::from(<[u8; 16]>::try_from(&header[at..at + 16]).expect("sixteen bytes"));
         let class = header[0] << 4 | header[1] >> 4;
         Ip { source: address(8), destination: address(24), protocol: header[6], class, header_len: 40 }
     }

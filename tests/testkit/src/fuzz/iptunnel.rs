@@ -40,8 +40,8 @@ fn entry(vip: &Vip) -> Option<Entry> {
     };
     match (first, vip.protocol, u16::from_be_bytes(vip.dport)) {
         (0x00a, 6, 80) | (0x110, 17, 53) => Some(text("10.0.0.11")),
-        (0x00a | 0x110, 6, 80) | (0x00a, 17, 53) | (0x00a | 0x110, 132, 9) => Some(text("2001:db8::11")),
-        (0x00a, 1, 0) | (0x00a, 44, 0) => Some(text("10.0.0.12")),
+        (0x110, 6, 80) | (0x00a, 17, 53) | (0x00a | 0x110, 132, 9) => Some(text("2001:db8::11")),
+        (0x00a, 1 | 44, 0) => Some(text("10.0.0.12")),
         (0x110, 58 | 44, 0) => Some(text("2001:db8::12")),
         (0x00b | 0x111, 6, 80) => Some(Entry::Nowhere),
         (0x00b | 0x111, 17, 53) => Some(Entry::Broken),
@@ -86,10 +86,8 @@ pub fn iptunnel(data: &[u8]) {
     let verdict = process(&mut frame, &maps);
     let (asked, wrapped, dropped) = (maps.asked.take(), maps.wrapped.take(), maps.dropped.take());
 
-    let asks = !matches!(
-        verdict,
-        Verdict::Pass(Pass::NotIp | Pass::Group | Pass::Malformed | Pass::Fragment)
-    );
+    let asks =
+        !matches!(verdict, Verdict::Pass(Pass::NotIp | Pass::Group | Pass::Malformed | Pass::Fragment));
     assert_eq!(asked.len(), usize::from(asks), "{verdict:?}: looked up {asked:?}");
     if verdict != Verdict::Transmit {
         assert_eq!(frame.bytes(), packet, "{verdict:?}: changed");

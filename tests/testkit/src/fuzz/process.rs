@@ -14,18 +14,19 @@ use crate::{Image, MemoryFrame, MemoryTables, Random, fixtures, outer, random_im
 const MOST_PACKETS: usize = 64;
 
 /// One packet of an input.
-pub(super) struct Arrival<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
     /// Jiffies since the one before, as a power of two minus one: 0 to 15.
-    pub(super) pause: u8,
+    pub pause: u8,
     /// At most 4095 bytes.
-    pub(super) frame: &'a [u8],
+    pub frame: &'a [u8],
 }
 
 /// The input that [`process`] reads as these tables and packets.
 ///
 /// `tables`: bits 0-47 choose the tables (a fixture's by its number, larger ones are a seed for random ones), bits 60-61
 /// the size of the flow table, bit 63 whether the clock runs.
-pub(super) fn input<'a>(tables: u64, arrivals: impl IntoIterator<Item = Arrival<'a>>) -> Vec<u8> {
+pub fn process_input<'a>(tables: u64, arrivals: impl IntoIterator<Item = Arrival<'a>>) -> Vec<u8> {
     let mut input = tables.to_le_bytes().to_vec();
     for Arrival { pause, frame } in arrivals {
         assert!(pause < 16 && frame.len() < 1 << 12);

@@ -43,7 +43,7 @@ pub fn hash_key(data: &[u8]) {
     let wrong = digits.iter().position(|digit| !digit.is_ascii_hexdigit());
     match parse_hash_key(text) {
         Ok(key) => {
-            let again: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            let again = format!("{:032x}", u128::from_be_bytes(key));
             assert_eq!(again, text.trim().to_ascii_lowercase());
             assert_ne!(key, [0; 16]);
         }

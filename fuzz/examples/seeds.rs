@@ -1,0 +1,206 @@
+//! Writes the inputs that fuzzing begins with into `fuzz/corpus`: the tests' fixtures and the documentation's examples.
+//!
+//! `cargo run -p weir-fuzz --example seeds`, after the fixtures or a target's input format changed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::{fs, io};
+
+use weir_testkit::fuzz::{Arrival, process_input};
+use weir_testkit::packet::Builder;
+use weir_testkit::{Fixture, Random, fixtures, random_packet};
+use weir_wire::IpProtocol;
+
+/// Inputs of one target by name.
+type Seeds = BTreeMap<String, Vec<u8>>;
+
+fn main() -> io::Result<()> {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = fuzz.parent().expect("the workspace");
+    let fixtures = fixtures(1);
+    for (target, seeds) in [
+        ("process", process(&fixtures)),
+        ("unwrap", unwrap()),
+        ("mss", mss()),
+        ("iptunnel", iptunnel(&fixtures)),
+        ("config", config(root)?),
+        ("hash_key", hash_key()),
+    ] {
+        let directory = fuzz.join("corpus").join(target);
+        fs::create_dir_all(&directory)?;
+        for (name, bytes) in &seeds {
+            fs::write(directory.join(name), bytes)?;
+        }
+        println!("{target}: {} seeds", seeds.len());
+    }
+    Ok(())
+}
+
+/// A sentence as a file name.
+fn file_name(sentence: &str) -> String {
+    sentence.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+}
+
+/// Each fixture whole, and some of random tables with random packets.
+fn process(fixtures: &[Fixture]) -> Seeds {
+    let of_fixture = |(number, fixture): (u64, &Fixture)| {
+        let arrivals = fixture.steps.iter().take(40).map(|step| Arrival { pause: 0, frame: &step.input });
+        (file_name(fixture.name), process_input(number, arrivals))
+    };
+    let at_random = |number: u64| {
+        let mut random = Random(number);
+        let packets: Vec<Vec<u8>> = (0..12).map(|_| random_packet(&mut random)).collect();
+        let arrivals =
+            packets.iter().map(|frame| Arrival { pause: random.below(12) as u8, frame }).collect::<Vec<_>>();
+        let tables = 1 << 63 | (number & 3) << 60 | (0x1_0000 + number);
+        (format!("random-{number:02}"), process_input(tables, arrivals))
+    };
+    (0..).zip(fixtures).map(of_fixture).chain((0..12).map(at_random)).collect()
+}
+
+/// One of each family in each, with every pair of congestion marks, and the ways in which an outer header can be odd.
+fn unwrap() -> Seeds {
+    let mut seeds = Seeds::new();
+    let inner = [
+        ("4", IpProtocol::IPV4, Builder::new("198.51.100.7", "192.0.2.10")),
+        ("6", IpProtocol::IPV6, Builder::new("2001:db8:7::7", "2001:db8:1::10")),
+    ];
+    let outer = [
+        ("4", Builder::new("10.0.0.2", "10.0.0.11").payload(0)),
+        ("6", Builder::new("2001:db8::2", "2001:db8::11").payload(0)),
+    ];
+    for (inner_family, protocol, inner) in &inner {
+        for (outer_family, outer) in &outer {
+            let name = format!("{inner_family}in{outer_family}");
+            for (inner_mark, outer_mark) in [(0, 0), (0, 3), (2, 1), (1, 3), (3, 0)] {
+                let packet = inner.clone().tos(0xb8 | inner_mark).tcp(40000, 80, 2);
+                let frame = outer.clone().tos(outer_mark).ip(*protocol, &packet[14..]);
+                seeds.insert(format!("{name}-ecn-{inner_mark}-{outer_mark}"), frame);
+            }
+            let packet = inner.clone().tcp(40000, 80, 2);
+            let whole = outer.clone().ip(*protocol, &packet[14..]);
+            seeds.insert(format!("{name}-cut"), whole[..whole.len() - 9].to_vec());
+            if *outer_family == "4" {
+                let options = outer.clone().options(&[1; 40]).ip(*protocol, &packet[14..]);
+                seeds.insert(format!("{name}-options"), options);
+                let mut fragment = whole;
+                fragment[20] = 0x20;
+                seeds.insert(format!("{name}-fragment"), fragment);
+            } else {
+                for extension in [0, 43, 44, 60] {
+                    let behind = [&[protocol.0, 0, 1, 4, 0, 0, 0, 0], &packet[14..]].concat();
+                    let frame = outer.ip(IpProtocol(extension), &behind);
+                    seeds.insert(format!("{name}-extension-{extension}"), frame);
+                }
+            }
+        }
+    }
+    seeds
+}
+
+/// First segments from a VIP with options as real stacks send them, and broken ones.
+fn mss() -> Seeds {
+    let options: [(&str, &[u8]); 10] = [
+        ("linux", &[2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 3, 7]),
+        ("windows", &[2, 4, 0x23, 0x28, 1, 3, 3, 8, 1, 1, 4, 2]),
+        ("odd-place", &[1, 2, 4, 0x23, 0x28, 3, 3, 7]),
+        ("last", &[4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 2, 4, 0xff, 0xff]),
+        ("fits", &[2, 4, 0x02, 0x18]),
+        ("none", &[]),
+        ("end-first", &[0, 2, 4, 0xff]),
+        ("no-length", &[8, 0, 0, 0]),
+        ("too-long", &[8, 10, 0, 0]),
+        ("short-size", &[2, 3, 0xff, 0]),
+    ];
+    let mut seeds = Seeds::new();
+    for (family, source, client) in
+        [("4", "192.0.2.10", "198.51.100.7"), ("6", "2001:db8:1::10", "2001:db8:7::7")]
+    {
+        for (name, options) in options {
+            let mut tcp =
+                vec![0, 80, 0x9c, 0x40, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0x12, 0xff, 0xff, 0x12, 0x34, 0, 0];
+            tcp.extend(options);
+            tcp.resize(tcp.len().next_multiple_of(4), 0);
+            tcp[12] = ((tcp.len() / 4) << 4) as u8;
+            let packet = Builder::new(source, client).ip(IpProtocol::TCP, &tcp);
+            seeds.insert(format!("ipv{family}-{name}"), packet);
+        }
+    }
+    seeds.insert("not-a-vip".into(), Builder::new("10.0.0.11", "198.51.100.7").tcp(80, 40000, 0x12));
+    seeds.insert("not-a-syn".into(), Builder::new("192.0.2.10", "198.51.100.7").tcp(80, 40000, 0x10));
+    seeds
+}
+
+/// The first two packets of each fixture, and one of each other kind that the target's maps know.
+fn iptunnel(fixtures: &[Fixture]) -> Seeds {
+    let with_mtu = |mtu: u16, frame: &[u8]| [&mtu.to_le_bytes(), frame].concat();
+    let mut seeds = Seeds::new();
+    for fixture in fixtures {
+        for (number, step) in fixture.steps.iter().take(2).enumerate() {
+            seeds.insert(format!("{}-{number}", file_name(fixture.name)), with_mtu(1500, &step.input));
+        }
+    }
+    for (family, client, vip, other) in [
+        ("4", "198.51.100.7", "192.0.2.10", "192.0.2.11"),
+        ("6", "2001:db8:7::7", "2001:db8:1::10", "2001:db8:1::11"),
+    ] {
+        let (to_vip, to_other) = (Builder::new(client, vip), Builder::new(client, other));
+        let icmp = if family == "4" { 1 } else { 58 };
+        for (name, mtu, frame) in [
+            ("udp", 0, to_vip.udp(5353, 53)),
+            ("icmp", 1500, to_vip.ip(IpProtocol(icmp), &[8, 0, 0, 0, 0, 1, 0, 1])),
+            ("sctp", 1500, to_vip.ip(IpProtocol(132), &[0x9c, 0x40, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0])),
+            ("fragment-header", 1500, to_vip.ip(IpProtocol(44), &[6, 0, 0, 1, 0, 0, 0, 1])),
+            ("no-next-hop", 1500, to_other.tcp(40000, 80, 2)),
+            ("no-family", 1500, to_other.udp(5353, 53)),
+            ("does-not-fit", 60, to_vip.tcp(40000, 80, 2)),
+        ] {
+            seeds.insert(format!("ipv{family}-{name}"), with_mtu(mtu, &frame));
+        }
+    }
+    seeds
+}
+
+/// The reference's examples and the files whose errors are tested.
+fn config(root: &Path) -> io::Result<Seeds> {
+    let mut seeds = Seeds::new();
+    let reference = fs::read_to_string(root.join("docs/src/config.md"))?;
+    for (number, block) in reference.split("```toml\n").skip(1).enumerate() {
+        let text = block.split("```").next().unwrap_or_default();
+        seeds.insert(format!("reference-{number}"), text.into());
+    }
+    for entry in root.join("crates/weir-config/tests/bad").read_dir()? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            seeds.insert(format!("bad-{name}"), fs::read(&path)?);
+        }
+    }
+    for (name, text) in [
+        ("byte-order-mark", "\u{feff}[director]\ninterfaces = [\"eth0\"]\n"),
+        ("crlf", "[director]\r\ninterfaces = [\"eth0\"]\r\n# é\r\n[[service]]\r\nvip = 1979-05-27\r\n"),
+        (
+            "inline",
+            "director = { interfaces = ['a'], xdp_mode = 'generic' }\nservice = [{ vip = '::1', port = 0x50 }]\n",
+        ),
+        ("multiline", "director.interfaces = [\"\"\"\n\\u00e9\"\"\", '''a''']\nservice = []\n"),
+    ] {
+        seeds.insert(name.into(), text.into());
+    }
+    Ok(seeds)
+}
+
+fn hash_key() -> Seeds {
+    [
+        ("right", " 000102030405060708090A0b0c0d0e0f\n".to_owned()),
+        ("empty", String::new()),
+        ("long", "a".repeat(33)),
+        ("zero", "0".repeat(32)),
+        ("not-hex", "000102030405060708090a0b0c0d0e0g".to_owned()),
+        ("not-ascii", "é".repeat(32)),
+        ("wide-digits", "\u{ff10}".repeat(32)),
+        ("wide-space", format!("\u{2003}{}\u{85}", "7f".repeat(16))),
+    ]
+    .map(|(name, text)| (name.to_owned(), text.into_bytes()))
+    .into()
+}
