@@ -98,28 +98,25 @@ impl AddressKey {
 
 /// A network as a key of a longest-prefix-match trie, 24 bytes: both families in one trie, told apart by the first byte
 /// of what is matched.
+///
+/// | word | content |
+/// | --- | --- |
+/// | 0 | bits that must match, family included: 32 and the prefix length (bits 0-31), IP version (32-39), zero |
+/// | 1, 2 | the address |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C, align(8))]
-pub struct DirectorKey {
-    /// Bits that must match, family included: 32 and the network's own prefix length.
-    pub bits: u32,
-    /// IP version and three zero bytes.
-    pub family: [u8; 4],
-    /// The address, an IPv4 one in the first four bytes.
-    pub address: [u64; 2],
-}
+#[repr(transparent)]
+pub struct DirectorKey(pub [u64; 3]);
 
 impl DirectorKey {
     /// Bits of the key in front of the address.
-    const FAMILY_BITS: u32 = 32;
+    const FAMILY_BITS: u64 = 32;
     /// Length of the key, bytes.
     pub const LEN: usize = size_of::<Self>();
 
     /// The key of a network.
     #[inline(always)]
     pub const fn network(family: Family, address: Address, prefix_len: u8) -> Self {
-        let bits = Self::FAMILY_BITS + prefix_len as u32;
-        Self { bits, family: [family as u8, 0, 0, 0], address: address.0 }
+        Self([(Self::FAMILY_BITS + prefix_len as u64) | (family as u64) << 32, address.0[0], address.0[1]])
     }
     /// The key to look an address up with.
     #[inline(always)]
@@ -130,30 +127,16 @@ impl DirectorKey {
         };
         Self::network(family, address, all)
     }
-    /// The key as the kernel takes it.
-    pub fn to_bytes(self) -> [u8; Self::LEN] {
-        let mut bytes = [0; Self::LEN];
-        bytes[..4].copy_from_slice(&self.bits.to_ne_bytes());
-        bytes[4..8].copy_from_slice(&self.family);
-        bytes[8..16].copy_from_slice(&self.address[0].to_ne_bytes());
-        bytes[16..].copy_from_slice(&self.address[1].to_ne_bytes());
-        bytes
-    }
-    /// The network of a key as the kernel gave it, `None` when it is none.
-    pub fn parse(bytes: &[u8; Self::LEN]) -> Option<(core::net::IpAddr, u8)> {
-        let bits = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        let word = |at: usize| {
-            let mut eight = [0; 8];
-            eight.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_ne_bytes(eight)
-        };
-        let family = match bytes[4] {
+    /// The network's first address and prefix length, `None` when the key is none.
+    pub fn to_network(self) -> Option<(core::net::IpAddr, u8)> {
+        let [head, first, second] = self.0;
+        let family = match (head >> 32) as u8 {
             4 => Family::V4,
             6 => Family::V6,
             _ => return None,
         };
-        let prefix_len = u8::try_from(bits.checked_sub(Self::FAMILY_BITS)?).ok()?;
-        Some((Address([word(8), word(16)]).to_ip(family), prefix_len))
+        let prefix_len = u8::try_from((head & 0xffff_ffff).checked_sub(Self::FAMILY_BITS)?).ok()?;
+        Some((Address([first, second]).to_ip(family), prefix_len))
     }
 }
 
@@ -296,13 +279,13 @@ mod tests {
         expected[..4].copy_from_slice(&48u32.to_ne_bytes());
         expected[4] = 4;
         expected[8..10].copy_from_slice(&[10, 1]);
-        assert_eq!(key.to_bytes(), expected);
-        assert_eq!(DirectorKey::parse(&expected), Some((IpAddr::V4(Ipv4Addr::new(10, 1, 0, 0)), 16)));
+        assert_eq!(key.0.map(u64::to_ne_bytes).concat(), expected);
+        assert_eq!(key.to_network(), Some((IpAddr::V4(Ipv4Addr::new(10, 1, 0, 0)), 16)));
         let v6: Ipv6Addr = "2001:db8::1".parse().unwrap();
         let key = DirectorKey::address(Family::V6, v6.into());
-        assert_eq!(key.bits, 160);
-        assert_eq!(&key.to_bytes()[8..], &v6.octets());
-        assert_eq!(DirectorKey::parse(&key.to_bytes()), Some((IpAddr::V6(v6), 128)));
+        assert_eq!(key.0[0] as u32, 160);
+        assert_eq!(&key.0.map(u64::to_ne_bytes).concat()[8..], &v6.octets());
+        assert_eq!(key.to_network(), Some((IpAddr::V6(v6), 128)));
     }
 
     #[test]

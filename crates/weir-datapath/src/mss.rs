@@ -64,8 +64,8 @@ pub fn clamp<F: LeavingFrame, T: SegmentTables>(frame: &mut F, tables: &T) -> Cl
 /// An option that has to change.
 struct Found {
     tcp_at: usize,
-    /// Where the option's value is, from the beginning of the TCP header.
-    value_at: usize,
+    /// Where the option is, from the beginning of the TCP header.
+    option_at: usize,
     old: [u8; 2],
     new: [u8; 2],
 }
@@ -105,53 +105,49 @@ fn decide<F: Frame, T: SegmentTables>(frame: &F, tables: &T) -> Result<Found, Cl
     if !tables.is_vip(family, source) {
         return Err(ClampReason::NotFromVip);
     }
-    let value_at = find_mss(frame, tcp_at, header_len)?;
-    let old = *frame.at::<[u8; 2]>(tcp_at + value_at).ok_or(ClampReason::Malformed)?;
+    let (option_at, old) = find_mss(frame, tcp_at, header_len)?;
     let limit = tables.limits().of(family);
     if limit == 0 || u16::from_be_bytes(old) <= limit {
         return Err(ClampReason::Fits);
     }
-    Ok(Found { tcp_at, value_at, old, new: limit.to_be_bytes() })
+    Ok(Found { tcp_at, option_at, old, new: limit.to_be_bytes() })
 }
 
-/// Where the value of the MSS option is, from the beginning of the TCP header.
+/// An MSS option: kind, length, value.
+type MssOption = [u8; MSS_LEN as usize];
+
+/// Where the MSS option is, from the beginning of the TCP header, and its value.
 #[inline(always)]
-fn find_mss<F: Frame>(frame: &F, tcp_at: usize, header_len: usize) -> Result<usize, ClampReason> {
+fn find_mss<F: Frame>(frame: &F, tcp_at: usize, header_len: usize) -> Result<(usize, [u8; 2]), ClampReason> {
     let mut at = Tcp::LEN;
     for _ in 0..MAX_OPTIONS {
         // The mask changes nothing (a header has at most 60 bytes); it tells the verifier so, and that in each round
         // alike, which keeps the number of states it must look at small.
         at &= 0x3f;
-        if at >= header_len {
+        // What is shorter than the option looked for, up to the end of the header, needs no look.
+        if at + MSS_LEN as usize > header_len {
             return Err(ClampReason::NoOption);
         }
-        let kind = frame.at::<[u8; 1]>(tcp_at + at).ok_or(ClampReason::Malformed)?[0];
-        if kind == END_OF_OPTIONS {
-            return Err(ClampReason::NoOption);
+        let &[kind, len, high, low] = frame.at::<MssOption>(tcp_at + at).ok_or(ClampReason::Malformed)?;
+        match kind {
+            END_OF_OPTIONS => return Err(ClampReason::NoOption),
+            NO_OPERATION => at += 1,
+            _ if len < 2 || at + len as usize > header_len => return Err(ClampReason::Malformed),
+            MSS if len == MSS_LEN => return Ok((at, [high, low])),
+            MSS => return Err(ClampReason::Malformed),
+            _ => at += len as usize,
         }
-        if kind == NO_OPERATION {
-            at += 1;
-            continue;
-        }
-        let len = frame.at::<[u8; 1]>(tcp_at + at + 1).ok_or(ClampReason::Malformed)?[0];
-        if len < 2 || at + len as usize > header_len {
-            return Err(ClampReason::Malformed);
-        }
-        if kind == MSS {
-            return if len == MSS_LEN { Ok(at + 2) } else { Err(ClampReason::Malformed) };
-        }
-        at += len as usize;
     }
     Err(ClampReason::NoOption)
 }
 
 #[inline(always)]
 fn lower<F: LeavingFrame>(frame: &mut F, found: &Found) {
-    let Some(value) = frame.at_mut::<[u8; 2]>(found.tcp_at + found.value_at) else { return };
-    *value = found.new;
+    let Some(option) = frame.at_mut::<MssOption>(found.tcp_at + found.option_at) else { return };
+    option[2..].copy_from_slice(&found.new);
     // An option may begin at an odd byte; its value then lies across two of the checksum's words, and counts as if its
     // bytes were swapped (RFC 1071, section 2B).
-    let as_summed = |value: [u8; 2]| if found.value_at & 1 == 1 { [value[1], value[0]] } else { value };
+    let as_summed = |value: [u8; 2]| if found.option_at & 1 == 1 { [value[1], value[0]] } else { value };
     frame.mend_checksum(found.tcp_at + CHECKSUM_AT, as_summed(found.old), as_summed(found.new));
 }
 

@@ -89,7 +89,7 @@ fn decide<F: Frame, T: AgentTables>(frame: &mut F, tables: &T) -> Reason {
 /// the family beside the bytes.
 #[inline(always)]
 pub fn family_change<F: Frame>(frame: &F, by: usize) -> Option<Family> {
-    let version = |offset| frame.at::<[u8; 1]>(offset).map_or(0, |first| first[0] >> 4);
+    let version = |offset| frame.at::<[u8; 2]>(offset).map_or(0, |first| first[0] >> 4);
     let inner = version(Ethernet::LEN + by);
     if inner == version(Ethernet::LEN) {
         return None;

@@ -1,0 +1,198 @@
+//! Attaching the agent's programs.
+//!
+//! Owns: which hook unwraps on an interface, pins of links. May not touch: tables, other changes. Invariant: an
+//! attachment is in the journal before it is made; an interface has one unwrapping program.
+
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use weir_abi::agent;
+use weir_kernel::bpf::{Error, Link as Attachment, Loaded, TcMethod, XdpMode, XdpRequest, query, test_run};
+use weir_kernel::net::{Link, Prefix, Rtnl};
+
+use super::ModeRequest;
+use super::journal::{Journal, Setup, Unwrapping};
+use super::step::{Hook, Step};
+use crate::advice::Advise as _;
+
+/// The attachment of a hook's program to an interface; pins are named by index, since names may have dots.
+pub(super) fn step(bpf: &Path, link: &Link, hook: Hook) -> Step {
+    let name = if hook == Hook::Egress { "clamp" } else { "unwrap" };
+    let kind = if hook == Hook::Xdp { "xdp" } else { "tc" };
+    let pin = bpf.join(format!("{name}-{kind}-{}", link.index));
+    Step::Program { interface: link.name.clone(), ifindex: link.index, hook, pin }
+}
+
+/// Whether a pinned attachment still holds.
+pub(super) fn holds(step: &Step) -> bool {
+    match step {
+        Step::Program { ifindex, pin, .. } => {
+            let info = Attachment::open(pin).and_then(|link| link.info());
+            info.is_ok_and(|info| info.ifindex == *ifindex)
+        }
+        _ => false,
+    }
+}
+
+/// Attaches the unwrapping program to `link` as asked for; `before` is what the last `up` achieved.
+pub(super) fn unwrapping(
+    journal: &mut Journal,
+    rtnl: &Rtnl,
+    loaded: &mut Loaded,
+    bpf: &Path,
+    link: &Link,
+    request: ModeRequest,
+    fresh: bool,
+) -> anyhow::Result<Unwrapping> {
+    let xdp = step(bpf, link, Hook::Xdp);
+    let tc = step(bpf, link, Hook::Ingress);
+    if !fresh && let Some(kept) = keep(journal.setup(), link, request, &xdp, &tc, journal) {
+        return Ok(kept);
+    }
+    // One program at a time: two kinds of XDP exclude each other, and what the first unwraps the second would not see.
+    journal.undo(rtnl, |step| step.same_thing(&xdp) || step.same_thing(&tc))?;
+    let xdp_request = match request {
+        ModeRequest::Auto => Some(XdpRequest::Auto),
+        ModeRequest::Native => Some(XdpRequest::Native),
+        ModeRequest::Generic => Some(XdpRequest::Generic),
+        ModeRequest::Tc => None,
+    };
+    let mut fell_back = None;
+    if let Some(xdp_request) = xdp_request {
+        let program = loaded.program(agent::UNWRAP_XDP)?;
+        journal.note(xdp.clone())?;
+        match program.attach_xdp(link.index, xdp_request, pin_of(&xdp)) {
+            Ok((_, attached)) => {
+                let interface = link.name.clone();
+                let mode = attached.mode.to_string();
+                return Ok(Unwrapping { interface, mode, fell_back: attached.fell_back });
+            }
+            Err(error @ Error::Attach { .. }) if request == ModeRequest::Auto => {
+                journal.undo(rtnl, |step| step.same_thing(&xdp))?;
+                fell_back = error.to_string().lines().next().map(str::to_owned);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    journal.note(tc.clone())?;
+    // A pinned link stays when this handle of it goes; a filter stays anyway.
+    let method = TcMethod::Auto;
+    loaded.attach_tc(
+        agent::UNWRAP_TC,
+        link.index,
+        weir_kernel::bpf::TcDirection::Ingress,
+        method,
+        pin_of(&tc),
+    )?;
+    Ok(Unwrapping { interface: link.name.clone(), mode: "tc".to_owned(), fell_back })
+}
+
+/// What unwraps already, if it is what is asked for.
+fn keep(
+    setup: Option<&Setup>,
+    link: &Link,
+    request: ModeRequest,
+    xdp: &Step,
+    tc: &Step,
+    journal: &Journal,
+) -> Option<Unwrapping> {
+    let before = setup?.unwrapping.iter().find(|before| before.interface == link.name)?;
+    let step = if before.mode == "tc" { tc } else { xdp };
+    let suits = match request {
+        ModeRequest::Auto => true,
+        ModeRequest::Native => before.mode == "native",
+        ModeRequest::Generic => before.mode == "generic",
+        ModeRequest::Tc => before.mode == "tc",
+    };
+    (suits && journal.has(step) && holds(step)).then(|| before.clone())
+}
+
+/// Attaches the program that lowers announced segment sizes.
+pub(super) fn clamping(
+    journal: &mut Journal,
+    loaded: &mut Loaded,
+    bpf: &Path,
+    link: &Link,
+    fresh: bool,
+) -> anyhow::Result<()> {
+    let step = step(bpf, link, Hook::Egress);
+    if !fresh && journal.has(&step) && holds(&step) {
+        return Ok(());
+    }
+    if !journal.has(&step) {
+        journal.note(step.clone())?;
+    }
+    let egress = weir_kernel::bpf::TcDirection::Egress;
+    loaded
+        .attach_tc(agent::CLAMP_MSS, link.index, egress, TcMethod::Auto, pin_of(&step))
+        .with_context(|| format!("cannot lower the announced segment sizes on {}", link.name))?;
+    Ok(())
+}
+
+fn pin_of(step: &Step) -> Option<&Path> {
+    match step {
+        Step::Program { pin, .. } => Some(pin),
+        _ => None,
+    }
+}
+
+/// The mode of the XDP program that is on an interface, whoever attached it.
+pub(super) fn xdp_mode(ifindex: u32) -> Option<XdpMode> {
+    query(ifindex).ok().flatten().and_then(|attachment| attachment.mode)
+}
+
+/// Fails where this kernel's tc cannot turn a packet of one family into one of the other, which directors of another
+/// family than a VIP's need. Shown by a packet of the tables' own addresses.
+pub(super) fn check_family_change(
+    loaded: &mut Loaded,
+    vips: &[std::net::IpAddr],
+    own: &[std::net::IpAddr],
+    from: &[Prefix],
+) -> anyhow::Result<()> {
+    use std::net::IpAddr;
+    for (v4_outside, what) in [(false, "IPv4 in IPv6"), (true, "IPv6 in IPv4")] {
+        let outside = |ip: &&IpAddr| ip.is_ipv4() == v4_outside;
+        let director = from.iter().map(Prefix::addr).find(|ip| ip.is_ipv4() == v4_outside);
+        let (Some(director), Some(own)) = (director, own.iter().find(outside)) else { continue };
+        let Some(vip) = vips.iter().find(|ip| ip.is_ipv4() != v4_outside) else { continue };
+        let packet = wrapped(director, *own, *vip);
+        let run = test_run(loaded.program(agent::UNWRAP_TC)?, &packet, None, 1)?;
+        const TC_ACT_SHOT: u32 = 2;
+        if run.retval == TC_ACT_SHOT {
+            return Err(anyhow!("this kernel's tc cannot unwrap {what} (it needs Linux 6.3)"))
+                .advise("use --xdp-mode generic, or give directors addresses of the VIPs' family");
+        }
+    }
+    Ok(())
+}
+
+/// An empty packet to a VIP, wrapped in a header of the other family.
+fn wrapped(director: std::net::IpAddr, own: std::net::IpAddr, vip: std::net::IpAddr) -> Vec<u8> {
+    use std::net::IpAddr;
+    const NO_NEXT_HEADER: u8 = 59;
+    let header =
+        |source: IpAddr, destination: IpAddr, protocol: u8, payload: usize| match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let mut bytes = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0];
+                bytes[2..4].copy_from_slice(&(20 + payload as u16).to_be_bytes());
+                bytes.extend(source.octets());
+                bytes.extend(destination.octets());
+                bytes
+            }
+            (source, destination) => {
+                let six = |ip: IpAddr| match ip {
+                    IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                    IpAddr::V6(v6) => v6.octets(),
+                };
+                let mut bytes = vec![0x60, 0, 0, 0, 0, 0, protocol, 64];
+                bytes[4..6].copy_from_slice(&(payload as u16).to_be_bytes());
+                bytes.extend(six(source));
+                bytes.extend(six(destination));
+                bytes
+            }
+        };
+    let inner = header(vip, vip, NO_NEXT_HEADER, 0);
+    let outer = header(director, own, if vip.is_ipv4() { 4 } else { 41 }, inner.len());
+    let ether_type: [u8; 2] = if own.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
+    [&[2u8; 12][..], &ether_type, &outer, &inner].concat()
+}

@@ -1,0 +1,249 @@
+//! `weir real up`: making a machine a real server.
+//!
+//! Owns: the order in which things happen, taking everything back when one of them fails, and what is said about it.
+//! Invariant: after a failure the machine is as it was before the command, but for changes of an earlier `up`.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use weir_kernel::bpf::StateDir;
+use weir_kernel::net::{Link, Prefix, Sysctl};
+
+use super::host::Host;
+use super::journal::{Journal, Setup, Unwrapping};
+use super::plan::{self, Wanted};
+use super::step::{Hook, Step};
+use super::tables::{self, Knowledge, Tables};
+use super::{Decap, ModeRequest, UpArgs, attach, kernel};
+use crate::advice::{self, Advise as _};
+
+/// Sets up, or changes what is set up to the new arguments.
+pub(super) fn run(args: &UpArgs) -> anyhow::Result<ExitCode> {
+    let request = Request::new(args);
+    let mut host = Host::survey()?;
+    request.validate(&host)?;
+    let dir = &args.state.state_dir;
+    // Refuses a record that is not ours to touch, before anything is made.
+    Journal::read(dir)?;
+    if request.decap == Decap::Kernel {
+        kernel::tunnels(&host.rtnl, &request.vips, &request.from)?;
+        host = Host::survey()?;
+    }
+    let state = StateDir::open(dir)?;
+    let mut journal = Journal::open(dir)?;
+    let before = journal.steps().to_vec();
+    match set_up(&request, &host, state.bpf(), &mut journal) {
+        Ok(setup) => {
+            let repeated = journal.setup().is_some();
+            journal.achieved(setup.clone())?;
+            tell(&setup, &request, repeated);
+            warn_about_mounts();
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            if let Err(second) = journal.undo(&host.rtnl, |step| !before.contains(step)) {
+                eprintln!("warning: {}", advice::cause_line(&second));
+            }
+            if journal.steps().is_empty() {
+                let cleaned = journal.remove().and_then(|()| Ok(state.remove()?));
+                cleaned.unwrap_or_else(|second| eprintln!("warning: {}", advice::cause_line(&second)));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The arguments, each thing once.
+struct Request {
+    vips: Vec<IpAddr>,
+    from: Vec<Prefix>,
+    interfaces: Vec<String>,
+    mode: ModeRequest,
+    decap: Decap,
+    vip_device: Option<String>,
+}
+
+impl Request {
+    fn new(args: &UpArgs) -> Self {
+        let mut vips = Vec::new();
+        for vip in &args.vip {
+            if !vips.contains(vip) {
+                vips.push(*vip);
+            }
+        }
+        let mut from = args.from.clone();
+        from.sort();
+        from.dedup();
+        Self {
+            vips,
+            from,
+            interfaces: args.interface.clone(),
+            mode: args.xdp_mode,
+            decap: args.decap,
+            vip_device: args.vip_device.clone(),
+        }
+    }
+
+    /// The interfaces that hold IPv4 and IPv6 VIPs.
+    fn vip_devices(&self) -> (&str, &str) {
+        match (&self.vip_device, self.decap) {
+            (Some(name), _) => (name, name),
+            (None, Decap::Bpf) => ("lo", "lo"),
+            (None, Decap::Kernel) => ("tunl0", "ip6tnl0"),
+        }
+    }
+
+    fn validate(&self, host: &Host) -> anyhow::Result<()> {
+        for vip in &self.vips {
+            host.check_vip(*vip)?;
+        }
+        if let Some(name) = &self.vip_device {
+            host.check_vip_device(name)?;
+        }
+        host.arrivals(&self.interfaces, &self.from)?;
+        if let Some(vip) = self.vips.iter().find(|vip| vip.is_ipv6()) {
+            let disabled = |link: &str| Sysctl::ipv6_conf(link, "disable_ipv6").and_then(|key| key.read());
+            let (_, device) = self.vip_devices();
+            if disabled(device).is_ok_and(|value| value == "1") {
+                return Err(anyhow::anyhow!("{device} cannot hold {vip}: IPv6 is switched off there"))
+                    .advise(format!("`sysctl net.ipv6.conf.{device}.disable_ipv6=0` switches it on"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set_up(request: &Request, host: &Host, bpf: &Path, journal: &mut Journal) -> anyhow::Result<Setup> {
+    let arrivals = host.arrivals(&request.interfaces, &request.from)?;
+    let own = host.own_addresses(&request.vips, journal);
+    let mtu = arrivals.iter().map(|link| link.mtu).min().unwrap_or(0);
+    let mss = plan::segment_sizes(mtu, &request.from);
+    let knowledge = Knowledge { vips: &request.vips, own: &own, from: &request.from, mss };
+
+    // Programs first without effect (no packet reaches them yet), so that one the kernel refuses changes nothing.
+    let programs = tables::fingerprint()?;
+    let fresh = tables::are_foreign(bpf) || journal.setup().is_none_or(|setup| setup.programs != programs);
+    if tables::are_foreign(bpf) {
+        journal.undo(&host.rtnl, |step| matches!(step, Step::Program { .. }))?;
+        tables::unpin(bpf)?;
+    }
+    let mut loaded = tables::load_pinned(bpf)?;
+    let maps = Tables::open(bpf)?;
+    maps.teach(&knowledge)?;
+
+    let tunnels = match request.decap {
+        Decap::Kernel => kernel::tunnels(&host.rtnl, &request.vips, &request.from)?,
+        Decap::Bpf => Vec::new(),
+    };
+    let tunnel_links: Vec<&Link> =
+        host.links.iter().filter(|link| tunnels.iter().any(|tunnel| tunnel.device == link.name)).collect();
+    let wanted = Wanted {
+        vips: &request.vips,
+        vip_devices: request.vip_devices(),
+        arrivals: if request.decap == Decap::Kernel { &tunnel_links } else { &arrivals },
+        tunnels: &tunnel_links,
+    };
+    let mut steps = plan::steps(&wanted, host, journal)?;
+    for step in &steps {
+        if !journal.has(step) {
+            journal.note(step.clone())?;
+        }
+        step.make(&host.rtnl)?;
+    }
+
+    let mut clamping = arrivals.clone();
+    clamping.extend(host.departures().into_iter().filter(|link| !arrivals.contains(link)));
+    for link in &clamping {
+        attach::clamping(journal, &mut loaded, bpf, link, fresh)?;
+        steps.push(attach::step(bpf, link, Hook::Egress));
+    }
+    let mut unwrapping = Vec::new();
+    for link in &arrivals {
+        if request.decap == Decap::Kernel {
+            let interface = link.name.clone();
+            unwrapping.push(Unwrapping { interface, mode: "kernel".to_owned(), fell_back: None });
+            continue;
+        }
+        let done = attach::unwrapping(journal, &host.rtnl, &mut loaded, bpf, link, request.mode, fresh)?;
+        let hook = if done.mode == "tc" { Hook::Ingress } else { Hook::Xdp };
+        steps.push(attach::step(bpf, link, hook));
+        unwrapping.push(done);
+    }
+    if unwrapping.iter().any(|done| done.mode == "tc") {
+        attach::check_family_change(&mut loaded, &request.vips, &own, &request.from)?;
+        if journal.setup().is_none() {
+            maps.reset_arriving()?;
+        }
+    }
+
+    // Everything wanted is in place; now what only an earlier `up` wanted goes.
+    for note in journal.undo(&host.rtnl, |step| !steps.iter().any(|wanted| wanted.same_thing(step)))? {
+        println!("note: {note}");
+    }
+    maps.forget_all_but(&knowledge)?;
+    let has_no_pin = |step: &&Step| matches!(step, Step::Program { pin, .. } if !pin.exists());
+    Ok(Setup {
+        from: request.from.iter().map(ToString::to_string).collect(),
+        vips: request.vips.clone(),
+        decap: request.decap,
+        unwrapping,
+        clamping: clamping.iter().map(|link| link.name.clone()).collect(),
+        mtu,
+        mss_v4: mss.0,
+        mss_v6: mss.1,
+        programs,
+        tc_filters: journal.steps().iter().any(|step| has_no_pin(&step)),
+        own,
+    })
+}
+
+fn tell(setup: &Setup, request: &Request, repeated: bool) {
+    let join = |words: &mut dyn Iterator<Item = String>| words.collect::<Vec<_>>().join(", ");
+    for done in &setup.unwrapping {
+        let mode = match done.mode.as_str() {
+            "kernel" => "the kernel's tunnel devices".to_owned(),
+            "tc" => "tc".to_owned(),
+            xdp => format!("{xdp} XDP"),
+        };
+        if let Some(why) = &done.fell_back {
+            eprintln!(
+                "warning: {}: unwrapping in {mode}, which is slower than native XDP: {why}",
+                done.interface
+            );
+        }
+        println!("Unwrapping on {} in {mode}, from {}.", done.interface, setup.from.join(", "));
+    }
+    if request.from.iter().any(Prefix::is_empty) {
+        eprintln!("warning: --from allows every address: anyone can send wrapped packets to the VIPs here");
+    }
+    if request.decap == Decap::Kernel {
+        eprintln!("warning: the kernel's tunnel devices unwrap for any sender, not only for --from");
+    }
+    let devices = request.vip_devices();
+    let device = |vip: &IpAddr| if vip.is_ipv4() { devices.0 } else { devices.1 };
+    println!("Holding {}.", join(&mut setup.vips.iter().map(|vip| format!("{vip} on {}", device(vip)))));
+    println!(
+        "Announcing TCP segments of at most {} bytes (IPv4) and {} bytes (IPv6) on {}, for an MTU of {}.",
+        setup.mss_v4,
+        setup.mss_v6,
+        setup.clamping.join(", "),
+        setup.mtu
+    );
+    if repeated {
+        println!("What was set up before was changed to this.");
+    }
+}
+
+/// Pins end with the mount namespace their file system was mounted in.
+fn warn_about_mounts() {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    if let (Some(own), Some(first)) = (namespace("self"), namespace("1"))
+        && own != first
+    {
+        eprintln!(
+            "warning: this command runs in a mount namespace of its own; when that ends, so does unwrapping. \
+             In place of `ip netns exec NAME` use `nsenter --net=/run/netns/NAME`"
+        );
+    }
+}
