@@ -6,22 +6,32 @@
 //! A new suite is a file `src/<suite>.rs` with a `pub(crate) const SUITE`, and a line in [`SUITES`]; see
 //! [`harness`] for an example.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
+mod basic;
+mod capture;
+mod control;
+mod demo;
+mod director;
+mod errors;
 mod harness;
 mod interrupt;
+mod iptunnel;
+mod lab;
+mod load;
 mod network;
+mod stream;
 mod weir;
 
 use harness::Suite;
 use weir::Weir;
 
 /// Every suite, in the order they run.
-static SUITES: &[&Suite] = &[];
+static SUITES: &[&Suite] = &[&lab::SUITE, &basic::SUITE, &control::SUITE, &errors::SUITE, &iptunnel::SUITE];
 
 /// End-to-end tests of weir in network namespaces.
 #[derive(Debug, Parser)]
@@ -45,13 +55,31 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         weir: PathBuf,
     },
+    /// Show weir at work: real requests through a VIP, packets on the wire, counters, a reload.
+    Demo(demo::DemoArgs),
     /// List suites and cases.
     List,
+    #[command(hide = true)]
+    Client(load::ClientArgs),
+    #[command(hide = true)]
+    Echo(stream::EchoArgs),
+    #[command(hide = true)]
+    Streams(stream::StreamsArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match CommandLine::parse().command {
-        Command::Run { suite, case, weir } => run(&suite, case.as_deref(), weir),
+        Command::Run { suite, case, weir } => run(&suite, case.as_deref(), &weir),
+        Command::Demo(args) => demo::run(&args),
+        Command::Client(args) => {
+            load::client(&args);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Echo(args) => stream::echo(&args).map(|()| ExitCode::SUCCESS),
+        Command::Streams(args) => {
+            stream::streams(&args);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::List => {
             harness::list(SUITES);
             Ok(ExitCode::SUCCESS)
@@ -63,7 +91,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(names: &[String], case: Option<&str>, weir: PathBuf) -> anyhow::Result<ExitCode> {
+fn run(names: &[String], case: Option<&str>, weir: &Path) -> anyhow::Result<ExitCode> {
     let weir = Weir::new(weir)?;
     interrupt::watch(weir.clone()).context("cannot watch for Ctrl-C")?;
     let selected = harness::select(SUITES, names)?;

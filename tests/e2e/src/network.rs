@@ -42,6 +42,24 @@ impl fmt::Display for Topology {
     }
 }
 
+/// The VIPs of a lab, by what they show.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vips {
+    /// IPv4 in IPv4.
+    pub(crate) v4: &'static str,
+    /// IPv6 in IPv6.
+    pub(crate) v6: &'static str,
+    /// IPv4 in IPv6.
+    pub(crate) v4_over_v6: &'static str,
+}
+
+impl Vips {
+    /// All of them with a word for each.
+    pub(crate) fn all(self) -> [(&'static str, &'static str); 3] {
+        [("4in4", self.v4), ("6in6", self.v6), ("4in6", self.v4_over_v6)]
+    }
+}
+
 /// A lab that is up.
 pub(crate) struct Lab {
     weir: Weir,
@@ -89,9 +107,25 @@ impl Lab {
         &self.name
     }
 
-    /// How it is wired.
-    pub(crate) fn topology(&self) -> Topology {
-        self.topology
+    /// The binary under test.
+    pub(crate) fn weir(&self) -> &Weir {
+        &self.weir
+    }
+
+    /// Its VIPs.
+    pub(crate) fn vips(&self) -> Vips {
+        match self.topology {
+            Topology::Routed => Vips { v4: "192.0.2.10", v6: "2001:db8:ff::10", v4_over_v6: "192.0.2.20" },
+            Topology::Flat => Vips { v4: "192.168.33.33", v6: "fd00:33::33", v4_over_v6: "192.168.33.34" },
+        }
+    }
+
+    /// The host and interface at the other end of the director's wire: where its packets can be captured.
+    pub(crate) fn director_peer(&self) -> (&'static str, &'static str) {
+        match self.topology {
+            Topology::Routed => ("router", "director"),
+            Topology::Flat => ("switch", "director"),
+        }
     }
 
     /// Where `weir lab` keeps it.

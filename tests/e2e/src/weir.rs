@@ -23,7 +23,7 @@ pub(crate) struct Weir {
 
 impl Weir {
     /// The binary at `path`, which must exist.
-    pub(crate) fn new(path: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) fn new(path: &Path) -> anyhow::Result<Self> {
         let path = path.canonicalize().with_context(|| format!("no weir binary at {}", path.display()))?;
         ensure!(path.is_file(), "{} is not a file; --weir wants the weir binary", path.display());
         Ok(Self { path })

@@ -7,12 +7,13 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use weir_kernel::net::Netns;
 
 use super::layout::{HTTP, Layout, PORT};
 use super::state::Name;
 use super::{own_binary, process, web};
+use crate::advice::Advise as _;
 
 /// Time a web server has to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,9 +53,11 @@ pub(super) fn set_up_agent(lab: &Name, layout: &Layout, host: &str) -> anyhow::R
     let netns = Netns::open(&lab.namespace(host))?;
     let output = netns.run_in(|| command.output())?.context("cannot run `weir real up`")?;
     if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr);
-        let words: Vec<_> = words.lines().map(str::trim).collect();
-        bail!("cannot set up the agent of {host}: {}", words.join("; "));
+        let text = String::from_utf8_lossy(&output.stderr);
+        let line = |start: &str| text.lines().find_map(|line| line.trim().strip_prefix(start)).map(str::trim);
+        let cause = line("error:").unwrap_or_else(|| text.trim()).to_owned();
+        return Err(anyhow!("{cause}").context(format!("cannot set up the agent of {host}")))
+            .advise(line("help:").unwrap_or("run it by hand in a lab made with --no-agents to see more"));
     }
     Ok(())
 }

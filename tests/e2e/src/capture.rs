@@ -1,0 +1,81 @@
+//! Packets as tcpdump shows them.
+//!
+//! Owns: running tcpdump in a host. Captures belong on the router's, switch's and real servers' ends: the director's
+//! own interface shows nothing of what an XDP program takes and sends.
+//! Invariant: what was sent after [`Capture::start`] returned is in the lines that [`Capture::stop`] returns.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::network::Lab;
+
+/// tcpdump ends by itself after so many packets.
+const LIMIT: &str = "200000";
+
+/// A running tcpdump.
+pub(crate) struct Capture {
+    child: Child,
+    lines: std::thread::JoinHandle<String>,
+}
+
+impl Capture {
+    /// Begins to capture on an interface of a host.
+    pub(crate) fn start(lab: &Lab, host: &str, interface: &str, filter: &str) -> anyhow::Result<Self> {
+        let words = ["tcpdump", "-l", "-n", "-t", "--immediate-mode", "-c", LIMIT, "-i", interface, filter];
+        let mut child = lab
+            .command(host, &words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start tcpdump")?;
+        let mut stdout = child.stdout.take().context("no pipe")?;
+        let stderr = BufReader::new(child.stderr.take().context("no pipe")?);
+        let lines = std::thread::spawn(move || {
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).ok();
+            text
+        });
+        let (sender, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                // Nobody listens once it is known to run.
+                sender.send(line).ok();
+            }
+        });
+        let capture = Self { child, lines };
+        let mut complaints = Vec::new();
+        loop {
+            match said.recv_timeout(Duration::from_secs(10)) {
+                Ok(line) if line.contains("listening on") => return Ok(capture),
+                Ok(line) => complaints.push(line),
+                Err(_) => bail!("tcpdump does not begin in {host}: {}", complaints.join("; ")),
+            }
+        }
+    }
+
+    /// Ends the capture; one line a packet.
+    pub(crate) fn stop(mut self) -> anyhow::Result<Vec<String>> {
+        // What was just sent reaches the socket within the kernel's next moments.
+        std::thread::sleep(Duration::from_millis(200));
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).context("cannot end tcpdump")?;
+        self.child.wait().context("tcpdump does not end")?;
+        let lines = std::mem::replace(&mut self.lines, std::thread::spawn(String::new));
+        let text = lines.join().ok().context("the reader of tcpdump's output panicked")?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // After `stop` there is nothing left to kill, and both calls say so.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
