@@ -1,4 +1,5 @@
 //! A frame in plain memory, with the headroom the kernel gives an XDP program.
+use weir_datapath::mss::{LeavingFrame, mend_complete};
 use weir_datapath::{Frame, Header, NoRoom};
 
 /// `XDP_PACKET_HEADROOM`: bytes in front of a packet in `BPF_PROG_TEST_RUN`.
@@ -52,5 +53,11 @@ impl Frame for MemoryFrame {
         }
         self.start += by;
         Ok(())
+    }
+}
+
+impl LeavingFrame for MemoryFrame {
+    fn mend_checksum(&mut self, offset: usize, old: [u8; 2], new: [u8; 2]) {
+        mend_complete(self, offset, old, new);
     }
 }

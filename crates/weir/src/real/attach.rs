@@ -15,6 +15,9 @@ use super::journal::{Journal, Setup, Unwrapping};
 use super::step::{Hook, Step};
 use crate::advice::Advise as _;
 
+/// What a tc program returns to drop a packet.
+const TC_ACT_SHOT: u32 = 2;
+
 /// The attachment of a hook's program to an interface; pins are named by index, since names may have dots.
 pub(super) fn step(bpf: &Path, link: &Link, hook: Hook) -> Step {
     let name = if hook == Hook::Egress { "clamp" } else { "unwrap" };
@@ -157,7 +160,6 @@ pub(super) fn check_family_change(
         let Some(vip) = vips.iter().find(|ip| ip.is_ipv4() != v4_outside) else { continue };
         let packet = wrapped(director, *own, *vip);
         let run = test_run(loaded.program(agent::UNWRAP_TC)?, &packet, None, 1)?;
-        const TC_ACT_SHOT: u32 = 2;
         if run.retval == TC_ACT_SHOT {
             return Err(anyhow!("this kernel's tc cannot unwrap {what} (it needs Linux 6.3)"))
                 .advise("use --xdp-mode generic, or give directors addresses of the VIPs' family");

@@ -112,8 +112,7 @@ impl Host {
         let v4 = || self.routes.iter().filter(|route| route.dst.addr().is_ipv4());
         let elsewhere =
             |index| index != link.index && self.by_index(index).is_some_and(|other| !other.loopback);
-        let default_here =
-            v4().any(|route| route.dst.is_empty() && ways(route).iter().any(|way| *way == link.index));
+        let default_here = v4().any(|route| route.dst.is_empty() && ways(route).contains(&link.index));
         !default_here || v4().any(|route| ways(route).into_iter().any(elsewhere))
     }
 

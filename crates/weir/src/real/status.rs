@@ -47,7 +47,7 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
         match Tables::open(&dir.join("bpf")) {
             Ok(found) => tables = Some(found),
             Err(error) => {
-                problems.push(format!("The tables cannot be read: {}.", advice::cause_line(&error)))
+                problems.push(format!("The tables cannot be read: {}.", advice::cause_line(&error)));
             }
         }
     } else {

@@ -97,9 +97,9 @@ impl Step {
         match (self, other) {
             (Self::Sysctl { key: a, .. }, Self::Sysctl { key: b, .. }) => a == b,
             (
-                Self::Program { interface: a, ifindex: i, hook: x, .. },
-                Self::Program { interface: b, ifindex: j, hook: y, .. },
-            ) => (a, i, x) == (b, j, y),
+                Self::Program { pin: a, interface: one, .. },
+                Self::Program { pin: b, interface: other, .. },
+            ) => a == b && one == other,
             _ => self == other,
         }
     }
