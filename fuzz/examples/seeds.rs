@@ -70,6 +70,7 @@ fn unwrap() -> Seeds {
         ("6", Builder::new("2001:db8::2", "2001:db8::11").payload(0)),
     ];
     for (inner_family, protocol, inner) in &inner {
+        let stranger = if *inner_family == "4" { "192.0.2.11" } else { "2001:db8:1::11" };
         for (outer_family, outer) in &outer {
             let name = format!("{inner_family}in{outer_family}");
             for (inner_mark, outer_mark) in [(0, 0), (0, 3), (2, 1), (1, 3), (3, 0)] {
@@ -79,6 +80,10 @@ fn unwrap() -> Seeds {
             }
             let packet = inner.clone().tcp(40000, 80, 2);
             let whole = outer.clone().ip(*protocol, &packet[14..]);
+            let elsewhere =
+                Builder { destination: stranger.parse().expect("a literal address"), ..inner.clone() };
+            let elsewhere = elsewhere.tcp(40000, 80, 2);
+            seeds.insert(format!("{name}-not-vip"), outer.ip(*protocol, &elsewhere[14..]));
             seeds.insert(format!("{name}-cut"), whole[..whole.len() - 9].to_vec());
             if *outer_family == "4" {
                 let options = outer.clone().options(&[1; 40]).ip(*protocol, &packet[14..]);
@@ -100,11 +105,16 @@ fn unwrap() -> Seeds {
 
 /// First segments from a VIP with options as real stacks send them, and broken ones.
 fn mss() -> Seeds {
-    let options: [(&str, &[u8]); 10] = [
+    let options: [(&str, &[u8]); 11] = [
         ("linux", &[2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 3, 7]),
         ("windows", &[2, 4, 0x23, 0x28, 1, 3, 3, 8, 1, 1, 4, 2]),
         ("odd-place", &[1, 2, 4, 0x23, 0x28, 3, 3, 7]),
         ("last", &[4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 2, 4, 0xff, 0xff]),
+        ("last-of-many", &{
+            let mut options = [1; 40];
+            options[36..].copy_from_slice(&[2, 4, 0x23, 0x28]);
+            options
+        }),
         ("fits", &[2, 4, 0x02, 0x18]),
         ("none", &[]),
         ("end-first", &[0, 2, 4, 0xff]),
@@ -122,7 +132,8 @@ fn mss() -> Seeds {
             tcp.extend(options);
             tcp.resize(tcp.len().next_multiple_of(4), 0);
             tcp[12] = ((tcp.len() / 4) << 4) as u8;
-            let packet = Builder::new(source, client).ip(IpProtocol::TCP, &tcp);
+            let ip_options: &[u8] = if name == "last-of-many" { &[1; 40] } else { &[] };
+            let packet = Builder::new(source, client).options(ip_options).ip(IpProtocol::TCP, &tcp);
             seeds.insert(format!("ipv{family}-{name}"), packet);
         }
     }
@@ -161,6 +172,36 @@ fn iptunnel(fixtures: &[Fixture]) -> Seeds {
     seeds
 }
 
+/// Each key with a value that is not its default.
+const NOTHING_BY_DEFAULT: &str = r#"[director]
+interfaces = ["eth0"]
+xdp_mode = "generic"
+flow_table_entries = 8192
+ring_slots = 256
+hash_key_file = "/é\"\\key"
+source_ipv4 = "10.0.0.2"
+source_ipv6 = "2001:db8::2"
+[[service]]
+name = "a.b"
+vip = "192.0.2.10"
+port = "*"
+protocol = "udp"
+advertise = "address"
+ring_slots = 65536
+no_backend = "pass"
+idle_timeout = 11
+drain = "0s"
+[[service.backend]]
+name = "one"
+address = "2001:db8:1::1"
+weight = 65535
+mac = "02-00-00-00-00-0A"
+via = "fe80::1"
+[[service.backend]]
+address = "10.0.0.11"
+weight = 0
+"#;
+
 /// The reference's examples and the files whose errors are tested.
 fn config(root: &Path) -> io::Result<Seeds> {
     let mut seeds = Seeds::new();
@@ -177,6 +218,7 @@ fn config(root: &Path) -> io::Result<Seeds> {
         }
     }
     for (name, text) in [
+        ("nothing-by-default", NOTHING_BY_DEFAULT),
         ("byte-order-mark", "\u{feff}[director]\ninterfaces = [\"eth0\"]\n"),
         ("crlf", "[director]\r\ninterfaces = [\"eth0\"]\r\n# é\r\n[[service]]\r\nvip = 1979-05-27\r\n"),
         (

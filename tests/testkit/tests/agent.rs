@@ -187,7 +187,7 @@ fn leaving(random: &mut Random) -> Vec<u8> {
     }
     options.resize(options.len().next_multiple_of(4).min(40), 0);
     let mut builder = Builder::new(source, STRANGERS[family]);
-    builder.payload = options.clone();
+    builder.payload.clone_from(&options);
     if random.one_in(3) {
         builder.payload.extend([0x5a; 30]);
     }

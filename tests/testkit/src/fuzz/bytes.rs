@@ -47,6 +47,12 @@ pub(super) fn ip(version: u8, header: &[u8]) -> Ip {
     }
 }
 
+/// Length of a frame's IP packet, by its own account.
+pub(super) fn ip_len(frame: &[u8]) -> usize {
+    let number = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    if version(frame) == 4 { number(ETHERNET + 2) } else { 40 + number(ETHERNET + 4) }
+}
+
 /// The destination port of a packet whose IP header is at `ip`.
 pub(super) fn port(packet: &[u8], ip: &Ip) -> u16 {
     u16::from_be_bytes([packet[ip.header_len + 2], packet[ip.header_len + 3]])

@@ -126,9 +126,6 @@ fn check_sent(input: &[u8], output: &[u8], backend: IpAddr, mtu: u32) {
     if let Err(why) = outer::check_wrapped(input, &as_directors, backend) {
         panic!("{why}");
     }
-    let outer_len = match bytes::version(output) {
-        4 => u32::from(u16::from_be_bytes([output[16], output[17]])),
-        _ => 40 + u32::from(u16::from_be_bytes([output[18], output[19]])),
-    };
-    assert!(mtu == 0 || outer_len <= mtu, "{outer_len} bytes do not fit an MTU of {mtu}");
+    let len = bytes::ip_len(output);
+    assert!(mtu == 0 || len <= mtu as usize, "{len} bytes do not fit an MTU of {mtu}");
 }

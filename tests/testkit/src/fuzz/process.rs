@@ -8,7 +8,7 @@ use weir_datapath::{Action, decap};
 
 use super::{IFINDEX, bytes};
 use crate::image::director_address;
-use crate::{Image, MemoryFrame, MemoryTables, Random, fixtures, outer, random_image};
+use crate::{Image, MemoryFrame, MemoryTables, Random, ServiceSpec, fixtures, outer, random_image};
 
 /// Packets looked at in one input.
 const MOST_PACKETS: usize = 64;
@@ -89,10 +89,12 @@ fn one(image: &Image, tables: &MemoryTables, packet: &[u8]) {
         return;
     }
 
-    let candidates = backends_of(image, packet);
-    let checked: Vec<_> =
-        candidates.iter().map(|backend| outer::check_wrapped(packet, frame.bytes(), *backend)).collect();
+    let service = service_of(image, packet).expect("forwarded, but to no service");
+    let check = |backend: &IpAddr| outer::check_wrapped(packet, frame.bytes(), *backend);
+    let checked: Vec<_> = service.backends.iter().map(check).collect();
     assert!(checked.iter().any(Result::is_ok), "{outcome:?}: not wrapped for its service: {checked:?}");
+    let len = bytes::ip_len(frame.bytes());
+    assert!(len <= usize::from(service.mtu), "{len} bytes do not fit an MTU of {}", service.mtu);
     let counted = |counts: &std::collections::BTreeMap<u32, weir_abi::Count>| {
         counts.values().fold((0, 0), |sum, count| (sum.0 + count.packets, sum.1 + count.bytes))
     };
@@ -104,18 +106,17 @@ fn one(image: &Image, tables: &MemoryTables, packet: &[u8]) {
     assert_eq!(frame.bytes()[12..], packet[12..], "a backend does not get what was sent");
 }
 
-/// The backends of the service that a frame was sent to.
-fn backends_of(image: &Image, frame: &[u8]) -> Vec<IpAddr> {
+/// The service that a frame was sent to: its port's, else its VIP's for every port.
+fn service_of<'a>(image: &'a Image, frame: &[u8]) -> Option<&'a ServiceSpec> {
     let packet = &frame[bytes::ETHERNET..];
     let ip = bytes::ip(bytes::version(frame), packet);
-    let port = bytes::port(packet, &ip);
     let service = |port: u16| {
         image
             .specs
             .iter()
             .find(|spec| spec.vip == ip.destination && spec.protocol == ip.protocol && spec.port == port)
     };
-    service(port).or_else(|| service(0)).map_or_else(Vec::new, |spec| spec.backends.clone())
+    service(bytes::port(packet, &ip)).or_else(|| service(0))
 }
 
 /// All real servers of an image as one machine.
