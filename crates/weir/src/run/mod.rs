@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::sys::signal::{SigSet, Signal as Blocked};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
@@ -149,6 +150,9 @@ struct Signals {
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
+        // Whoever started us may have had them blocked, and that is inherited.
+        let ours = [Blocked::SIGHUP, Blocked::SIGTERM, Blocked::SIGINT];
+        SigSet::from_iter(ours).thread_unblock().context("cannot listen for signals")?;
         let on = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self {
             hangup: on(SignalKind::hangup())?,
