@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo},
 };
 use nix::errno::Errno;
 
@@ -59,18 +59,27 @@ pub struct NewAddress {
     pub scope: Scope,
     /// IPv6: usable at once, without duplicate address detection. Has no meaning for IPv4.
     pub nodad: bool,
+    /// Not to be chosen as the source of this machine's own packets (IPv6; IPv4 only notes it).
+    pub deprecated: bool,
 }
 
 impl NewAddress {
     /// A global address with duplicate address detection as the kernel does it.
     pub fn new(ifindex: u32, ip: IpAddr, prefix_len: u8) -> Self {
-        Self { ifindex, ip, prefix_len, scope: Scope::Global, nodad: false }
+        Self { ifindex, ip, prefix_len, scope: Scope::Global, nodad: false, deprecated: false }
     }
 
     /// Skips IPv6 duplicate address detection.
     #[must_use]
     pub fn nodad(mut self) -> Self {
         self.nodad = true;
+        self
+    }
+
+    /// Keeps the kernel from choosing it as a source.
+    #[must_use]
+    pub fn deprecated(mut self) -> Self {
+        self.deprecated = true;
         self
     }
 
@@ -110,6 +119,12 @@ impl Rtnl {
         };
         if address.nodad {
             request.header.flags = AddressHeaderFlags::Nodad;
+        }
+        if address.deprecated {
+            let mut lifetimes = CacheInfo::default();
+            lifetimes.ifa_preferred = 0;
+            lifetimes.ifa_valid = u32::MAX; // for ever
+            request.attributes.push(AddressAttribute::CacheInfo(lifetimes));
         }
         self.change(
             RouteNetlinkMessage::NewAddress(request),

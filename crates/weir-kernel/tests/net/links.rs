@@ -85,6 +85,12 @@ fn addresses_are_added_once() {
         assert!(rtnl.ensure_no_address(pair.index, address.ip, address.prefix_len).unwrap());
         assert!(!rtnl.ensure_no_address(pair.index, address.ip, address.prefix_len).unwrap());
     }
+    let vip = NewAddress::new(pair.index, ip("2001:db8::77"), 128).nodad().deprecated();
+    assert!(rtnl.ensure_address(&vip).unwrap());
+    let found = rtnl.addresses(Some(pair.index)).unwrap();
+    assert!(found.iter().any(|found| found.ip == vip.ip && found.deprecated), "{found:?}");
+    let route = rtnl.route_get(ip("2001:db8::2"), None, None).unwrap();
+    assert_eq!(route.prefsrc, Some(ip("2001:db8::1")), "a deprecated address is no source");
     let clash = NewAddress::new(pair.index, ip("2001:db8::1"), 128);
     let text = rtnl.ensure_address(&clash).unwrap_err().to_string();
     assert!(text.contains("2001:db8::1/64"), "another prefix length is no match: {text}");

@@ -75,7 +75,8 @@ impl Addresses {
 
     fn add(&mut self, rtnl: &Rtnl, held: &Held) -> anyhow::Result<()> {
         let link = rtnl.link_by_name(&held.0)?;
-        let address = NewAddress::new(link.index, held.1, host_prefix(held.1)).nodad();
+        // Deprecated: packets of the director's own, those it wraps among them, must not come from the VIP.
+        let address = NewAddress::new(link.index, held.1, host_prefix(held.1)).nodad().deprecated();
         let known = self.held.contains(held);
         if !known {
             if rtnl.addresses(Some(link.index))?.iter().any(|there| there.ip == held.1) {

@@ -146,7 +146,7 @@ fn look_up(snapshot: &NextHops<'_>, asked: &Asked, config: &Config) -> Way {
             let family =
                 if asked.address.is_ipv4() { ("IPv4", "source_ipv4") } else { ("IPv6", "source_ipv6") };
             Way::Nowhere(format!(
-                "this machine has no {} address to send from; give it one, or set `{}`",
+                "this machine has no {} address (but perhaps a VIP) to send from; give it one, or set `{}`",
                 family.0, family.1
             ))
         }
@@ -159,11 +159,13 @@ fn look_up(snapshot: &NextHops<'_>, asked: &Asked, config: &Config) -> Way {
     }
 }
 
-/// Source of the outer header: the configuration's, else the one the kernel's route prefers.
+/// Source of the outer header: the configuration's, else the one the kernel's route prefers. Never a VIP: the real
+/// servers have it too, and would refuse packets from themselves.
 fn source(config: &Config, backend: IpAddr, hop: &NextHop) -> Option<IpAddr> {
     let configured = match backend {
         IpAddr::V4(_) => config.director.source_ipv4.map(IpAddr::V4),
         IpAddr::V6(_) => config.director.source_ipv6.map(IpAddr::V6),
     };
-    configured.or(hop.src_addr)
+    let is_vip = |address: &IpAddr| config.services.iter().any(|service| service.key.vip == *address);
+    configured.or(hop.src_addr.filter(|address| !is_vip(address)))
 }
