@@ -71,6 +71,10 @@ fn steps(workspace: &Workspace) -> Vec<Step<'_>> {
         ("check-deps", Box::new(|_| deps::check(workspace).map(|summary| detail(&summary)))),
         ("check-abi", Box::new(|_| abi::check(workspace).map(|summary| detail(&summary)))),
         ("clippy", Box::new(cargo(&["clippy", "--all-targets", "--", "-Dwarnings"], &[]))),
+        (
+            "build",
+            Box::new(cargo(&["build", "--release", "-p", "weir", "-p", "weir-e2e", "-p", "weir-bench"], &[])),
+        ),
         ("clippy-bpf", Box::new(|log| passed(&bpf::lint(workspace, log)?).map(|()| String::new()))),
         ("check-bpf", Box::new(|_| bpf::check(workspace).map(|summary| detail(&summary)))),
         ("doc", Box::new(cargo(&["doc", "--no-deps"], &[("RUSTDOCFLAGS", "-Dwarnings")]))),
@@ -86,11 +90,15 @@ fn detail(summary: &str) -> String {
 
 fn unit_tests(workspace: &Workspace, log: &Path) -> anyhow::Result<String> {
     let mut total = 0;
+    let mut problems = Vec::new();
     for (index, mut command) in run::unit_tests(workspace).into_iter().enumerate() {
         command.arg("--no-fail-fast");
         let log = part(log, index);
-        passed(&run_logged("test", command, &log)?)?;
+        problems.extend(passed(&run_logged("test", command, &log)?).err());
         total += count_tests(&fs::read_to_string(&log).context("cannot read the log of the tests")?);
+    }
+    if let Some(problem) = problems.pop() {
+        return Err(problem);
     }
     if total == 0 {
         bail!("no test was run");
@@ -98,6 +106,7 @@ fn unit_tests(workspace: &Workspace, log: &Path) -> anyhow::Result<String> {
     Ok(format!("{total} tests"))
 }
 
+/// Where the second and later commands of a step are logged.
 fn part(log: &Path, index: usize) -> PathBuf {
     if index == 0 { log.to_owned() } else { log.with_extension(format!("{index}.log")) }
 }

@@ -27,10 +27,14 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Asks cargo about the workspace of the current directory.
+    /// Asks cargo about the workspace that this package is part of.
     pub(crate) fn find() -> anyhow::Result<Self> {
-        // Cargo sets this for `cargo run`, so it is where the sources are now, even if they were moved.
-        let start = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
+        // Cargo sets this for `cargo run`, so it is where the sources are now, even if they were moved. Asked in
+        // a member's directory, cargo takes that member for the default one; so ask above it.
+        let start = match env::var_os("CARGO_MANIFEST_DIR") {
+            Some(package) => PathBuf::from(package).join(".."),
+            None => PathBuf::from("."),
+        };
         let output = cargo()
             .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
             .current_dir(&start)
@@ -167,6 +171,13 @@ mod tests {
             None
         );
         assert_eq!(executable("not json"), None);
+    }
+
+    #[test]
+    fn the_default_members_are_the_workspaces() {
+        let members = Workspace::find().expect("this is a workspace").default_members();
+        assert!(members.iter().any(|name| name == "weir"), "{members:?}");
+        assert!(!members.iter().any(|name| name == "weir-ebpf"), "it only builds for the BPF target");
     }
 
     #[test]
