@@ -3,11 +3,14 @@
 //! Owns: which hook unwraps on an interface, pins of links. May not touch: tables, other changes. Invariant: an
 //! attachment is in the journal before it is made; an interface has one unwrapping program.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use weir_abi::agent;
-use weir_kernel::bpf::{Error, Link as Attachment, Loaded, TcMethod, XdpMode, XdpRequest, query, test_run};
+use weir_kernel::bpf::{
+    Error, Link as Attachment, Loaded, TcDirection, TcMethod, XdpMode, XdpRequest, query, test_run,
+};
 use weir_kernel::net::{Link, Prefix, Rtnl};
 
 use super::ModeRequest;
@@ -37,7 +40,8 @@ pub(super) fn holds(step: &Step) -> bool {
     }
 }
 
-/// Attaches the unwrapping program to `link` as asked for; `before` is what the last `up` achieved.
+/// Attaches the unwrapping program to `link` as asked for, in place of the one of an earlier `up`, which is put back
+/// should that fail. With `fresh` nothing of the earlier one can be kept.
 pub(super) fn unwrapping(
     journal: &mut Journal,
     rtnl: &Rtnl,
@@ -52,8 +56,49 @@ pub(super) fn unwrapping(
     if !fresh && let Some(kept) = keep(journal.setup(), link, request, &xdp, &tc, journal) {
         return Ok(kept);
     }
+    let former = journal.setup().and_then(|setup| {
+        let before = setup.unwrapping.iter().find(|before| before.interface == link.name)?;
+        mode_request(&before.mode).filter(|_| journal.has(&xdp) || journal.has(&tc))
+    });
     // One program at a time: two kinds of XDP exclude each other, and what the first unwraps the second would not see.
     journal.undo(rtnl, |step| step.same_thing(&xdp) || step.same_thing(&tc))?;
+    let failed = match attach(journal, rtnl, loaded, link, request, &xdp, &tc) {
+        Ok(done) => return Ok(done),
+        Err(error) => error,
+    };
+    journal.undo(rtnl, |step| step.same_thing(&xdp) || step.same_thing(&tc))?;
+    if let Some(former) = former {
+        attach(journal, rtnl, loaded, link, former, &xdp, &tc).with_context(|| {
+            format!("{}, and what was attached before cannot be put back", first_line(&failed.to_string()))
+        })?;
+    }
+    Err(failed)
+}
+
+/// The request that gives a mode which was had before.
+fn mode_request(mode: &str) -> Option<ModeRequest> {
+    match mode {
+        "native" => Some(ModeRequest::Native),
+        "generic" => Some(ModeRequest::Generic),
+        "tc" => Some(ModeRequest::Tc),
+        _ => None,
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn attach(
+    journal: &mut Journal,
+    rtnl: &Rtnl,
+    loaded: &mut Loaded,
+    link: &Link,
+    request: ModeRequest,
+    xdp: &Step,
+    tc: &Step,
+) -> anyhow::Result<Unwrapping> {
+    let interface = link.name.clone();
     let xdp_request = match request {
         ModeRequest::Auto => Some(XdpRequest::Auto),
         ModeRequest::Native => Some(XdpRequest::Native),
@@ -64,30 +109,25 @@ pub(super) fn unwrapping(
     if let Some(xdp_request) = xdp_request {
         let program = loaded.program(agent::UNWRAP_XDP)?;
         journal.note(xdp.clone())?;
-        match program.attach_xdp(link.index, xdp_request, pin_of(&xdp)) {
+        match program.attach_xdp(link.index, xdp_request, pin_of(xdp)) {
             Ok((_, attached)) => {
-                let interface = link.name.clone();
-                let mode = attached.mode.to_string();
-                return Ok(Unwrapping { interface, mode, fell_back: attached.fell_back });
+                return Ok(Unwrapping {
+                    interface,
+                    mode: attached.mode.to_string(),
+                    fell_back: attached.fell_back,
+                });
             }
             Err(error @ Error::Attach { .. }) if request == ModeRequest::Auto => {
-                journal.undo(rtnl, |step| step.same_thing(&xdp))?;
-                fell_back = error.to_string().lines().next().map(str::to_owned);
+                journal.undo(rtnl, |step| step.same_thing(xdp))?;
+                fell_back = Some(first_line(&error.to_string()).to_owned());
             }
             Err(error) => return Err(error.into()),
         }
     }
     journal.note(tc.clone())?;
     // A pinned link stays when this handle of it goes; a filter stays anyway.
-    let method = TcMethod::Auto;
-    loaded.attach_tc(
-        agent::UNWRAP_TC,
-        link.index,
-        weir_kernel::bpf::TcDirection::Ingress,
-        method,
-        pin_of(&tc),
-    )?;
-    Ok(Unwrapping { interface: link.name.clone(), mode: "tc".to_owned(), fell_back })
+    loaded.attach_tc(agent::UNWRAP_TC, link.index, TcDirection::Ingress, TcMethod::Auto, pin_of(tc))?;
+    Ok(Unwrapping { interface, mode: "tc".to_owned(), fell_back })
 }
 
 /// What unwraps already, if it is what is asked for.
@@ -125,9 +165,8 @@ pub(super) fn clamping(
     if !journal.has(&step) {
         journal.note(step.clone())?;
     }
-    let egress = weir_kernel::bpf::TcDirection::Egress;
     loaded
-        .attach_tc(agent::CLAMP_MSS, link.index, egress, TcMethod::Auto, pin_of(&step))
+        .attach_tc(agent::CLAMP_MSS, link.index, TcDirection::Egress, TcMethod::Auto, pin_of(&step))
         .with_context(|| format!("cannot lower the announced segment sizes on {}", link.name))?;
     Ok(())
 }
@@ -148,11 +187,10 @@ pub(super) fn xdp_mode(ifindex: u32) -> Option<XdpMode> {
 /// family than a VIP's need. Shown by a packet of the tables' own addresses.
 pub(super) fn check_family_change(
     loaded: &mut Loaded,
-    vips: &[std::net::IpAddr],
-    own: &[std::net::IpAddr],
+    vips: &[IpAddr],
+    own: &[IpAddr],
     from: &[Prefix],
 ) -> anyhow::Result<()> {
-    use std::net::IpAddr;
     for (v4_outside, what) in [(false, "IPv4 in IPv6"), (true, "IPv6 in IPv4")] {
         let outside = |ip: &&IpAddr| ip.is_ipv4() == v4_outside;
         let director = from.iter().map(Prefix::addr).find(|ip| ip.is_ipv4() == v4_outside);
@@ -169,8 +207,7 @@ pub(super) fn check_family_change(
 }
 
 /// An empty packet to a VIP, wrapped in a header of the other family.
-fn wrapped(director: std::net::IpAddr, own: std::net::IpAddr, vip: std::net::IpAddr) -> Vec<u8> {
-    use std::net::IpAddr;
+fn wrapped(director: IpAddr, own: IpAddr, vip: IpAddr) -> Vec<u8> {
     const NO_NEXT_HEADER: u8 = 59;
     let header =
         |source: IpAddr, destination: IpAddr, protocol: u8, payload: usize| match (source, destination) {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
-use weir_kernel::net::{Netns, Rtnl};
+use weir_kernel::net::{Netns, Prefix, Rtnl};
 
 use super::Decap;
 use super::step::Step;
@@ -48,6 +48,13 @@ pub(super) struct Setup {
     pub(super) tc_filters: bool,
 }
 
+impl Setup {
+    /// The directors' networks.
+    pub(super) fn networks(&self) -> Vec<Prefix> {
+        self.from.iter().filter_map(|text| text.parse().ok()).collect()
+    }
+}
+
 /// One interface on which packets are unwrapped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Unwrapping {
@@ -81,6 +88,10 @@ impl Journal {
         let path = dir.join(FILE);
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(anyhow!("cannot read the undo record {}: {error}", path.display()))
+                    .advise("run this command as root");
+            }
             other => other.with_context(|| format!("cannot read the undo record {}", path.display()))?,
         };
         let record: Record = serde_json::from_str(&text)

@@ -21,11 +21,11 @@ use crate::advice::{self, Advise as _};
 /// Sets up, or changes what is set up to the new arguments.
 pub(super) fn run(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let request = Request::new(args);
-    let mut host = Host::survey()?;
-    request.validate(&host)?;
     let dir = &args.state.state_dir;
     // Refuses a record that is not ours to touch, before anything is made.
     Journal::read(dir)?;
+    let mut host = Host::survey()?;
+    request.validate(&host)?;
     if request.decap == Decap::Kernel {
         kernel::tunnels(&host.rtnl, &request.vips, &request.from)?;
         host = Host::survey()?;
@@ -42,7 +42,8 @@ pub(super) fn run(args: &UpArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            if let Err(second) = journal.undo(&host.rtnl, |step| !before.contains(step)) {
+            let undone = journal.undo(&host.rtnl, |step| !before.contains(step)).map(drop);
+            if let Err(second) = undone.and_then(|()| teach_again(&journal, state.bpf())) {
                 eprintln!("warning: {}", advice::cause_line(&second));
             }
             if journal.steps().is_empty() {
@@ -52,6 +53,17 @@ pub(super) fn run(args: &UpArgs) -> anyhow::Result<ExitCode> {
             Err(error)
         }
     }
+}
+
+/// Gives the programs of an earlier `up` back what they knew.
+fn teach_again(journal: &Journal, bpf: &Path) -> anyhow::Result<()> {
+    let Some(setup) = journal.setup() else { return Ok(()) };
+    let from = setup.networks();
+    let mss = (setup.mss_v4, setup.mss_v6);
+    let knowledge = Knowledge { vips: &setup.vips, own: &setup.own, from: &from, mss };
+    let maps = Tables::open(bpf)?;
+    maps.teach(&knowledge)?;
+    maps.forget_all_but(&knowledge)
 }
 
 /// The arguments, each thing once.
