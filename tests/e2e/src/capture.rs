@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::director::wait_until;
 use crate::network::Lab;
 
 /// tcpdump ends by itself after so many packets.
@@ -65,7 +66,8 @@ impl Capture {
         // What was just sent reaches the socket within the kernel's next moments.
         std::thread::sleep(Duration::from_millis(200));
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).context("cannot end tcpdump")?;
-        self.child.wait().context("tcpdump does not end")?;
+        let child = &mut self.child;
+        wait_until("tcpdump ends", Duration::from_secs(10), || Ok(child.try_wait()?.is_some()))?;
         let lines = std::mem::replace(&mut self.lines, std::thread::spawn(String::new));
         let text = lines.join().ok().context("the reader of tcpdump's output panicked")?;
         Ok(text.lines().map(str::to_owned).collect())

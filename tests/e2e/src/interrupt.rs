@@ -5,7 +5,8 @@
 
 use std::sync::Mutex;
 
-use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::weir::Weir;
 
@@ -25,23 +26,20 @@ fn labs() -> std::sync::MutexGuard<'static, Vec<String>> {
     LABS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Starts the thread that waits for the signals. To be called before any other thread is started: those inherit
-/// that the signals are blocked. (Child processes do not; the standard library sees to that.)
-pub(crate) fn watch(weir: Weir) -> nix::Result<()> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block()?;
+/// Starts the thread that waits for the signals. By handlers, not by blocking them: child processes would inherit that,
+/// and could not be ended by SIGTERM.
+pub(crate) fn watch(weir: Weir) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
-        let Ok(signal) = signals.wait() else { return };
-        eprintln!("\n{signal}: taking down the lab");
+        let Some(signal) = signals.forever().next() else { return };
+        eprintln!("\ninterrupted: taking down the lab");
         for lab in labs().iter() {
             let out = weir.run(&["lab", "down", "--name", lab]);
             if !out.as_ref().is_ok_and(crate::weir::Output::ok) {
                 eprintln!("warning: the lab may not be gone; try `weir lab down --name {lab}`");
             }
         }
-        std::process::exit(128 + signal as i32);
+        std::process::exit(128 + signal);
     });
     Ok(())
 }

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use weir_kernel::net::Netns;
@@ -94,7 +94,12 @@ pub(super) fn start(lab: &Name, host: &str, label: &str, mut command: Command) -
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     // Ctrl-C in this terminal is not meant for it.
     command.process_group(0);
-    let child = Netns::open(&lab.namespace(host))?.run_in(|| command.spawn())?.with_context(doing)?;
+    let spawn = || {
+        // Signals that whoever called us blocked would stay blocked in it. (This thread ends here.)
+        SigSet::empty().thread_set_mask()?;
+        command.spawn()
+    };
+    let child = Netns::open(&lab.namespace(host))?.run_in(spawn)?.with_context(doing)?;
     let pid = i32::try_from(child.id()).with_context(doing)?;
     let Some(process) = Process::find(pid) else {
         bail!("{}: it ended at once: {}", doing(), last_words(lab, label));

@@ -82,13 +82,13 @@ fn text(lab: &Name, record: Record, value: &Value) -> String {
         let addresses = if addresses.is_empty() { "-".to_owned() } else { addresses.join(" ") };
         let gone = if host["exists"] == true { "" } else { "  GONE" };
         let _ =
-            writeln!(text, "  {:<10}{:<28}{addresses}{gone}", word(&host["name"]), word(&host["namespace"]));
+            writeln!(text, "  {:<10}{:<28} {addresses}{gone}", word(&host["name"]), word(&host["namespace"]));
     }
     let _ = writeln!(text, "\nprocesses");
     for process in list(&value["processes"]) {
         let state = if process["alive"] == true { "alive" } else { "ENDED" };
         let _ =
-            writeln!(text, "  {:<10}pid {:<24}{state}", word(&process["name"]), process["pid"].to_string());
+            writeln!(text, "  {:<10}pid {:<23} {state}", word(&process["name"]), process["pid"].to_string());
     }
     let weir = std::env::args().next().unwrap_or_else(|| "weir".to_owned());
     let option = lab.option();

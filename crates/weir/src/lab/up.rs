@@ -24,7 +24,7 @@ pub(super) fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     };
     let layout = Layout::new(args.topology);
     match Record::read(lab) {
-        Some(found) if found.complete && wiring::exists(lab, &layout)? => {
+        Some(found) if found.complete && wiring::exists(lab, &Layout::new(found.topology))? => {
             if found != wanted {
                 return Err(anyhow!("lab {} is up already, but was asked for differently", lab.as_str()))
                     .advise(format!("run `weir lab down{}` first, or give this one a --name", lab.option()));
