@@ -27,12 +27,13 @@ pub(crate) struct Tool {
     pub(crate) required: bool,
 }
 
-const TOOLS: [Tool; 6] = [
+const TOOLS: [Tool; 7] = [
     Tool { command: "nginx", package: "nginx-light", required: true },
     Tool { command: "curl", package: "curl", required: true },
     Tool { command: "tcpdump", package: "tcpdump", required: true },
     Tool { command: "ip", package: "iproute2", required: true },
     Tool { command: "ethtool", package: "ethtool", required: true },
+    Tool { command: "ping", package: "iputils-ping", required: true },
     Tool { command: "bpftool", package: "bpftool", required: false },
 ];
 
@@ -45,10 +46,18 @@ struct Manager {
 }
 
 const OTHERS: [Manager; 4] = [
-    Manager { program: "dnf", install: "dnf install", renamed: &[("ip", "iproute")] },
-    Manager { program: "zypper", install: "zypper install", renamed: &[("ip", "iproute2")] },
-    Manager { program: "pacman", install: "pacman -S", renamed: &[("ip", "iproute2"), ("bpftool", "bpf")] },
-    Manager { program: "apk", install: "apk add", renamed: &[("ip", "iproute2")] },
+    Manager { program: "dnf", install: "dnf install", renamed: &[("ip", "iproute"), ("ping", "iputils")] },
+    Manager {
+        program: "zypper",
+        install: "zypper install",
+        renamed: &[("ip", "iproute2"), ("ping", "iputils")],
+    },
+    Manager {
+        program: "pacman",
+        install: "pacman -S",
+        renamed: &[("ip", "iproute2"), ("ping", "iputils"), ("bpftool", "bpf")],
+    },
+    Manager { program: "apk", install: "apk add", renamed: &[("ip", "iproute2"), ("ping", "iputils")] },
 ];
 
 /// What is not installed.
