@@ -70,7 +70,7 @@ fn steps(workspace: &Workspace) -> Vec<Step<'_>> {
         ("fmt", Box::new(cargo(&["fmt", "--all", "--check"], &[]))),
         ("check-deps", Box::new(|_| deps::check(workspace).map(|summary| detail(&summary)))),
         ("check-abi", Box::new(|_| abi::check(workspace).map(|summary| detail(&summary)))),
-        ("clippy", Box::new(cargo(&["clippy", "--all-targets", "--", "-Dwarnings"], &[]))),
+        ("clippy", Box::new(cargo(&["clippy", "--all-targets", "--keep-going", "--", "-Dwarnings"], &[]))),
         (
             "build",
             Box::new(cargo(&["build", "--release", "-p", "weir", "-p", "weir-e2e", "-p", "weir-bench"], &[])),

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Packages whose tests load BPF programs or make network namespaces, and so need root.
-pub(crate) const PRIVILEGED: [&str; 4] = ["weir-bench", "weir-e2e", "weir-kernel", "weir-testkit"];
+pub(crate) const PRIVILEGED: [&str; 5] = ["weir", "weir-bench", "weir-e2e", "weir-kernel", "weir-testkit"];
 
 /// Builds the `weir` binary.
 pub(crate) fn build(workspace: &Workspace, release: bool) -> anyhow::Result<()> {
