@@ -2,14 +2,15 @@
 //!
 //! Owns: running tcpdump in a host. Captures belong on the router's, switch's and real servers' ends: the director's
 //! own interface shows nothing of what an XDP program takes and sends.
-//! Invariant: what was sent after [`Capture::start`] returned is in the lines that [`Capture::stop`] returns.
+//! Invariant: what was sent after [`Capture::start`] returned is in the lines that [`Capture::stop`] returns, all of it,
+//! or there is an error.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -23,12 +24,15 @@ const LIMIT: &str = "200000";
 pub(crate) struct Capture {
     child: Child,
     lines: std::thread::JoinHandle<String>,
+    said: mpsc::Receiver<String>,
 }
 
 impl Capture {
     /// Begins to capture on an interface of a host.
     pub(crate) fn start(lab: &Lab, host: &str, interface: &str, filter: &str) -> anyhow::Result<Self> {
-        let words = ["tcpdump", "-l", "-n", "-t", "--immediate-mode", "-c", LIMIT, "-i", interface, filter];
+        // Immediate mode keeps a slot of the snapshot's length for each packet: short ones, or there are only eight.
+        let words = ["tcpdump", "-l", "-n", "-t", "--immediate-mode", "-s", "256", "-B", "8192"];
+        let words = [words.as_slice(), &["-c", LIMIT, "-i", interface, filter]].concat();
         let mut child = lab
             .command(host, &words)
             .stdin(Stdio::null())
@@ -50,10 +54,10 @@ impl Capture {
                 sender.send(line).ok();
             }
         });
-        let capture = Self { child, lines };
+        let capture = Self { child, lines, said };
         let mut complaints = Vec::new();
         loop {
-            match said.recv_timeout(Duration::from_secs(10)) {
+            match capture.said.recv_timeout(Duration::from_secs(10)) {
                 Ok(line) if line.contains("listening on") => return Ok(capture),
                 Ok(line) => complaints.push(line),
                 Err(_) => bail!("tcpdump does not begin in {host}: {}", complaints.join("; ")),
@@ -70,7 +74,11 @@ impl Capture {
         wait_until("tcpdump ends", Duration::from_secs(10), || Ok(child.try_wait()?.is_some()))?;
         let lines = std::mem::replace(&mut self.lines, std::thread::spawn(String::new));
         let text = lines.join().ok().context("the reader of tcpdump's output panicked")?;
-        Ok(text.lines().map(str::to_owned).collect())
+        for line in &self.said {
+            let lost = line.strip_suffix(" packets dropped by kernel").is_some_and(|count| count != "0");
+            ensure!(!lost, "tcpdump was too slow: {line}");
+        }
+        Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
     }
 }
 
