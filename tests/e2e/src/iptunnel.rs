@@ -30,6 +30,7 @@ pub(crate) const SUITE: Suite = Suite {
         Case { name: "a ping is wrapped with -P 1", run: ping },
         Case { name: "packets too big once wrapped are told of", run: too_big },
         Case { name: "only its own program is taken away", run: only_its_own },
+        Case { name: "a program held by a link is not replaced, even with -F", run: held_by_a_link },
         Case { name: "mistakes are refused and leave nothing", run: mistakes },
     ],
 };
@@ -182,6 +183,13 @@ fn request(lab: &Lab, vip: &str) -> anyhow::Result<String> {
     Ok(lab.exec("client", &["curl", "-gsS", "--max-time", "4", &url])?.success()?.stdout.trim().to_owned())
 }
 
+/// The packets of a capture; tcpdump ends with an empty line.
+fn packets(capture: Capture) -> anyhow::Result<Vec<String>> {
+    let mut lines = capture.stop()?;
+    lines.retain(|line| !line.is_empty());
+    Ok(lines)
+}
+
 fn samples_command_line(cx: &mut Context<'_>) -> anyhow::Result<()> {
     let lab = Lab::up_without_director(cx, Topology::Routed)?;
     let sample = Sample::new(cx)?;
@@ -194,7 +202,7 @@ fn samples_command_line(cx: &mut Context<'_>) -> anyhow::Result<()> {
         let answer = request(&lab, VIP)?;
         ensure!(answer.contains("rs1"), "not rs1's answer: {answer}");
     }
-    let lines = capture.stop()?;
+    let lines = packets(capture)?;
     let wrapped = format!("IP {DIRECTOR} > {RS1}:");
     let first = lines.iter().find(|line| line.starts_with(&wrapped) && line.contains("Flags [S]"));
     cx.show(first.with_context(|| format!("no wrapped SYN in {lines:?}"))?);
@@ -313,15 +321,15 @@ fn too_big(cx: &mut Context<'_>) -> anyhow::Result<()> {
     let line = format!("-i eth0 -a {VIP} -p 80 -P 1 -s {DIRECTOR} -d {RS1}");
     let mut running = sample.start(&lab, &line, None)?;
     let capture = Capture::start(&lab, "router", "director", "proto 4")?;
-    for (bytes, extra) in [("1452", "-M"), ("1453", "-M")] {
+    for bytes in ["1452", "1453"] {
         // 20 + 8 + 1452 is 1480, and with 20 of outer header just the MTU. Nobody answers.
-        lab.exec("client", &["ping", "-c", "1", "-W", "1", extra, "do", "-s", bytes, VIP])?;
+        lab.exec("client", &["ping", "-c", "1", "-W", "1", "-M", "do", "-s", bytes, VIP])?;
     }
-    let lines = capture.stop()?;
+    let lines = packets(capture)?;
     ensure!(lines.len() == 1, "one packet of two fits: {lines:?}");
     wait_until("the warning is there", PATIENCE, || Ok(running.output().contains("help:")))?;
     let output = running.output();
-    let warning = output.lines().find(|line| line.starts_with("warning: 1 packets were dropped"));
+    let warning = output.lines().find(|line| line.starts_with("warning: packets are dropped (1 so far)"));
     cx.show(warning.with_context(|| output.clone())?);
     running.stop(Signal::SIGTERM)?;
     lab.down()
@@ -348,6 +356,19 @@ fn only_its_own(cx: &mut Context<'_>) -> anyhow::Result<()> {
     second.stop(Signal::SIGTERM)?;
     ensure!(second.output().contains("couldn't find a prog id on a given iface"), "{}", second.output());
     ensure!(program(&lab)?.is_none(), "a program is left on the interface");
+    lab.down()
+}
+
+fn held_by_a_link(cx: &mut Context<'_>) -> anyhow::Result<()> {
+    let lab = Lab::up(cx, Topology::Routed)?;
+    let sample = Sample::new(cx)?;
+    let director = program(&lab)?.context("the director is not attached")?;
+    let line = format!("-i eth0 -a {VIP} -p 80 -s {DIRECTOR} -d {RS1} -F");
+    let refused = sample.run(&lab, &line)?;
+    ensure!(refused.code == Some(1) && refused.stdout == "link set xdp fd failed\n", "{refused}");
+    ensure!(program(&lab)? == Some(director), "the director's program is gone");
+    request(&lab, VIP)?;
+    cx.show(refused.stderr.lines().next().unwrap_or_default());
     lab.down()
 }
 

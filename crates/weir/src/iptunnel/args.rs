@@ -88,7 +88,7 @@ impl Options {
     pub(super) fn parse(args: impl Iterator<Item = OsString>) -> Result<Self, Stop> {
         let mut parser = lexopt::Parser::from_args(args);
         let mut partial = Partial::default();
-        while let Some(argument) = parser.next().map_err(usage)? {
+        while let Some(argument) = parser.next().map_err(|error| Stop::Option(error.to_string()))? {
             match argument {
                 Arg::Short('h') => return Err(Stop::Help),
                 Arg::Long("help") => return Err(Stop::LongHelp),
@@ -198,10 +198,6 @@ impl Partial {
 
 fn refuse<T>(sentence: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Refused(sentence.into()))
-}
-
-fn usage(error: lexopt::Error) -> Stop {
-    Stop::Option(error.to_string())
 }
 
 /// IPv6 first, then IPv4, as the sample tries them.

@@ -223,7 +223,7 @@ impl Session<'_> {
             self.told_too_big = true;
             let (name, mtu, outer) = (&self.link.name, self.link.mtu, self.options.outer_len());
             eprintln!(
-                "warning: {count} packets were dropped: with {outer} bytes of outer header they are larger than {name}'s MTU of {mtu}"
+                "warning: packets are dropped ({count} so far): with {outer} bytes of outer header they are larger than {name}'s MTU of {mtu}"
             );
             eprintln!(
                 "help: raise the MTU of {name} and of the path beyond it to {}, or have the real server announce a smaller MSS (`ip route … advmss`)",
