@@ -3,12 +3,13 @@
 //! Owns: SIGINT and SIGTERM of this process, the list of labs that are up. Invariant: every lab is in the list
 //! from before it is made until after it is gone.
 
+use std::os::unix::process::CommandExt as _;
 use std::sync::Mutex;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::weir::Weir;
+use crate::weir::{Output, PATIENCE, Weir, finish};
 
 static LABS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -34,8 +35,11 @@ pub(crate) fn watch(weir: Weir) -> std::io::Result<()> {
         let Some(signal) = signals.forever().next() else { return };
         eprintln!("\ninterrupted: taking down the lab");
         for lab in labs().iter() {
-            let out = weir.run(&["lab", "down", "--name", lab]);
-            if !out.as_ref().is_ok_and(crate::weir::Output::ok) {
+            let mut command = weir.command(&["lab", "down", "--name", lab]);
+            // In a group of its own: a second Ctrl-C must not end it half way.
+            command.process_group(0);
+            let out = finish(command, PATIENCE);
+            if !out.as_ref().is_ok_and(Output::ok) {
                 eprintln!("warning: the lab may not be gone; try `weir lab down --name {lab}`");
             }
         }
