@@ -178,13 +178,21 @@ impl Daemon {
     /// Attaches to interfaces that went away and came back.
     fn reattach(&mut self) -> anyhow::Result<()> {
         let config = self.config.clone();
-        for interface in settings::interfaces(&self.rtnl, &config)? {
-            let same =
-                self.attached.get(&interface.name).is_some_and(|(index, _)| *index == interface.ifindex);
-            if !same {
-                self.attach(&interface, &config)?;
+        let mut missing = Vec::new();
+        for name in config.director.interfaces.iter().map(weir_config::InterfaceName::as_str) {
+            let Some(link) = self.rtnl.find_link(name)? else {
+                missing.push(name);
+                continue;
+            };
+            if self.attached.get(name).is_none_or(|(index, _)| *index != link.index) {
+                self.attach(&Interface { name: link.name, ifindex: link.index }, &config)?;
             }
         }
+        anyhow::ensure!(
+            missing.is_empty(),
+            "{} has gone; packets that arrive elsewhere are not balanced",
+            missing.join(", ")
+        );
         Ok(())
     }
 

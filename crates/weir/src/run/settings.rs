@@ -3,14 +3,17 @@
 //! Owns: interfaces' existence, the hash key's file, table sizes, what can be changed while running. May not touch:
 //! services.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
+use weir_abi::RingSlot;
 use weir_config::{Config, InterfaceName, XdpMode};
 use weir_kernel::bpf::{Director, Options, Sizes, XdpRequest};
 use weir_kernel::net::Rtnl;
+use weir_plan::ring_size;
 
 use crate::advice::Advise as _;
 
@@ -59,9 +62,26 @@ pub(super) fn request(config: &Config) -> XdpRequest {
 
 /// What the tables are made with.
 pub(super) fn options(config: &Config) -> anyhow::Result<Options> {
-    let flow_buckets = config.director.flow_table_entries / weir_abi::FLOWS_PER_BUCKET as u32;
     let hash_key = config.director.hash_key_file.as_deref().map(read_hash_key).transpose()?;
-    Ok(Options { sizes: Sizes { flow_buckets, ..Sizes::default() }, hash_key })
+    Ok(Options { sizes: sizes(config), hash_key })
+}
+
+/// Table sizes with room for the configuration to double before a restart is needed, never below the defaults.
+fn sizes(config: &Config) -> Sizes {
+    let least = Sizes::default();
+    let vips: BTreeSet<_> = config.services.iter().map(|service| service.key.vip).collect();
+    // Each half of the service table at most a quarter full, so that short probe sequences are easily found.
+    let half = 4 * (config.services.len() + vips.len());
+    let backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
+    // The rings in force; as much again is needed to build the next ones in.
+    let slots: u64 = config.services.iter().map(|service| u64::from(ring_size(service).slots())).sum();
+    let room = |wanted: u64, least: u32| wanted.next_power_of_two().clamp(u64::from(least), 1 << 31) as u32;
+    Sizes {
+        services: room(2 * 2 * half as u64, least.services),
+        ring_slots: room(2 * 2 * slots, least.ring_slots),
+        backends: room(2 * (backends as u64 + 1), least.backends).min(1 << RingSlot::BACKEND_BITS),
+        flow_buckets: config.director.flow_table_entries / weir_abi::FLOWS_PER_BUCKET as u32,
+    }
 }
 
 fn read_hash_key(path: &Path) -> anyhow::Result<[u64; 2]> {
