@@ -20,14 +20,13 @@ const INTERNAL: [(&str, &[&str]); 17] = [
     // Pure: no I/O, no clock.
     ("weir-maglev", &[]),
     ("weir-config", &[]),
-    ("weir-health", &[]),
     ("weir-plan", &["weir-abi", "weir-config", "weir-maglev"]),
     ("weir-api", &[]),
     // The kernel's edge, the only one that knows aya, bpffs and netlink.
     ("weir-kernel", &["weir-abi", "weir-bpf-build"]),
     ("weir-bpf-build", &[]),
     // The binary.
-    ("weir", &["weir-abi", "weir-api", "weir-config", "weir-health", "weir-kernel", "weir-plan"]),
+    ("weir", &["weir-abi", "weir-api", "weir-config", "weir-kernel", "weir-plan"]),
     // Development.
     (
         "weir-testkit",

@@ -51,13 +51,13 @@ macro_rules! reasons {
 }
 
 reasons! {
-    #[doc = "Neither IPv4 nor IPv6 (ARP, for example)."]
+    #[doc = "Neither IPv4 nor IPv6 right behind the Ethernet header (ARP, or a VLAN tag)."]
     NotIp = 0, Pass, "not_ip";
     #[doc = "To an address and port that are no service."]
     NotService = 1, Pass, "not_service";
     #[doc = "To a VIP, but a protocol or port that is no service there."]
     VipOther = 2, Pass, "vip_other";
-    #[doc = "To a VIP, VLAN-tagged or with IPv6 extension headers; left to the kernel."]
+    #[doc = "To a VIP, with IPv6 extension headers; left to the kernel."]
     VipUnsupported = 3, Pass, "vip_unsupported";
     #[doc = "A fragment to a VIP; left to the kernel."]
     VipFragment = 4, Pass, "vip_fragment";

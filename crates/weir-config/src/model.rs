@@ -72,7 +72,7 @@ pub struct Service {
     pub ring_slots: RingSlots,
     /// What becomes of a packet when no backend can take it.
     pub no_backend: NoBackend,
-    /// How long a flow may be silent before its entry is forgotten: 10 s to 24 h, whole seconds.
+    /// How long a flow may be silent before its entry is forgotten: 10 s to 4 h, whole seconds.
     pub idle_timeout: Duration,
     /// How long a backend taken out of the file keeps its flows: 0 (let go at once) to 24 h, whole seconds.
     pub drain: Duration,

@@ -13,8 +13,10 @@ use toml::de::DeValue;
 use crate::model::{InterfaceName, RingSlots};
 use crate::section::{Wrong, closest};
 
-/// A day: the longest anything may take.
+/// A day: the longest draining may take.
 const DAY: u64 = 24 * 60 * 60;
+/// The longest idle timeout: the flow table's clock goes round every five to nine hours.
+const IDLE_MAX: u64 = 4 * 60 * 60;
 
 pub(crate) fn text<'d>(value: &'d DeValue<'_>) -> Result<&'d str, Wrong> {
     value.as_str().ok_or_else(|| Wrong::type_of(value, "a string in quotes"))
@@ -201,9 +203,9 @@ pub(crate) fn duration_text(duration: Duration) -> String {
     }
 }
 
-/// 10 s to a day.
+/// 10 s to 4 h.
 pub(crate) fn idle_timeout(value: &DeValue<'_>) -> Result<Duration, Wrong> {
-    duration(value, 10..=DAY)
+    duration(value, 10..=IDLE_MAX)
 }
 
 /// None at all to a day.

@@ -47,12 +47,12 @@ fn maybe<S: Strategy<Value = String> + 'static>(key: &'static str, value: S) -> 
     prop_oneof![Just(String::new()), value.prop_map(move |value| format!("{key} = {value}\n"))].boxed()
 }
 
-fn duration(from: u32) -> impl Strategy<Value = String> {
+fn duration(from: u32, hours: u32) -> impl Strategy<Value = String> {
     prop_oneof![
-        (from..=86400).prop_map(|seconds| seconds.to_string()),
-        (from..=86400).prop_map(|seconds| format!("\"{seconds}s\"")),
-        (1_u32..=1440).prop_map(|minutes| format!("\"{minutes}m\"")),
-        (1_u32..=24).prop_map(|hours| format!("\"{hours}h\"")),
+        (from..=hours * 3600).prop_map(|seconds| seconds.to_string()),
+        (from..=hours * 3600).prop_map(|seconds| format!("\"{seconds}s\"")),
+        (1_u32..=hours * 60).prop_map(|minutes| format!("\"{minutes}m\"")),
+        (1..=hours).prop_map(|hours| format!("\"{hours}h\"")),
     ]
 }
 
@@ -98,8 +98,8 @@ fn service() -> impl Strategy<Value = (String, Vec<String>)> {
             maybe("scheduler", Just("\"maglev\"".to_owned())),
             maybe("ring_slots", slots()),
             maybe("no_backend", select(vec!["drop", "pass"]).prop_map(|word| format!("{word:?}"))),
-            maybe("idle_timeout", duration(10)),
-            maybe("drain", duration(0)),
+            maybe("idle_timeout", duration(10, 4)),
+            maybe("drain", duration(0, 24)),
         ),
         prop::collection::vec(backend(), 0..5),
     )

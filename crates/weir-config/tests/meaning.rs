@@ -92,7 +92,7 @@ fn what_is_not_a_default() {
         protocol = "udp"
         advertise = "address"
         ring_slots = 0
-        idle_timeout = "24h"
+        idle_timeout = "4h"
         drain = "90s"
         backend = [{ address = "2001:db8::1", weight = 0 }, { address = "2001:db8::2", weight = 65_535 }]
         [[service]]
@@ -115,7 +115,7 @@ fn what_is_not_a_default() {
     );
     assert_eq!((quic.name.as_str(), quic.key.port), ("[2001:db8::10]:443/udp", 443));
     assert_eq!(quic.ring_slots, RingSlots::Automatic, "its own");
-    assert_eq!((quic.idle_timeout, quic.drain), (Duration::from_secs(86400), Duration::from_secs(90)));
+    assert_eq!((quic.idle_timeout, quic.drain), (Duration::from_secs(14400), Duration::from_secs(90)));
     assert_eq!(quic.backends.iter().map(|backend| backend.weight).collect::<Vec<_>>(), [0, 65535]);
     assert_eq!(dns.backends.len(), 2, "IPv4 may be carried by either family");
 }

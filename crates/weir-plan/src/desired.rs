@@ -121,7 +121,7 @@ pub fn service_key(key: &weir_config::ServiceKey) -> ServiceKey {
 
 /// Ring sizes come from what is configured, not from who is reachable: directors that see different failures still
 /// have rings of one size.
-fn ring_size(service: &Service) -> RingSize {
+pub fn ring_size(service: &Service) -> RingSize {
     let automatic = || RingSize::automatic(service.backends.iter().map(|b| u32::from(b.weight)));
     match service.ring_slots {
         RingSlots::Automatic => automatic(),

@@ -27,7 +27,7 @@ mod ranges;
 mod rings;
 mod store;
 
-pub use desired::{Desired, DesiredBackend, DesiredService, NextHop, Path, service_key};
+pub use desired::{Desired, DesiredBackend, DesiredService, NextHop, Path, ring_size, service_key};
 pub use model::Model;
 pub use observed::{Observed, ObservedBackend, ObservedService};
 pub use op::Op;

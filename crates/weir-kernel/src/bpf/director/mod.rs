@@ -9,9 +9,9 @@
 //! | pinned | attached | start |
 //! | --- | --- | --- |
 //! | nothing, or the rest of a start that was cut short (no identity yet) | no | afresh |
-//! | tables of this ABI, same sizes and key | either | adopted: flows and rings stay |
-//! | tables of this ABI, other sizes or key | no | afresh: nobody is forwarding by them |
-//! | tables of this ABI, other sizes or key | yes | [`Error::InUse`] |
+//! | tables of this ABI, same key, at least as large (the flow table: as large) | either | adopted: flows and rings stay |
+//! | tables of this ABI, too small or of another key | no | afresh: nobody is forwarding by them |
+//! | tables of this ABI, too small or of another key | yes | [`Error::InUse`] |
 //! | tables of another ABI | either | [`Error::PinnedAbi`] |
 //! | a table missing or of another shape | either | [`Error::BadPin`] |
 
@@ -131,7 +131,9 @@ impl Director {
         options.sizes.check()?;
         let (verdict, links) = pins::judge(state.bpf(), options)?;
         match verdict {
-            Verdict::Adopt => Self::load(state.bpf(), options, Start::Adopted, links),
+            Verdict::Adopt(sizes) => {
+                Self::load(state.bpf(), &Options { sizes, ..*options }, Start::Adopted, links)
+            }
             Verdict::Fresh => {
                 pins::remove(state.bpf())?;
                 let made = Self::load(state.bpf(), options, Start::Fresh, links);

@@ -93,8 +93,8 @@ impl Table {
 pub(super) enum Verdict {
     /// Remove what there is and start with empty tables.
     Fresh,
-    /// Use it.
-    Adopt,
+    /// Use it, with the sizes it has: where more room was made than is asked for now, the room stays.
+    Adopt(Sizes),
 }
 
 /// Looks at everything pinned in `dir`. Returns the pinned links by interface name as well.
@@ -131,10 +131,19 @@ pub(super) fn judge(dir: &Path, options: &Options) -> Result<(Verdict, BTreeMap<
     }
 
     let mut differences = Vec::new();
+    let mut sizes = options.sizes;
     for table in &tables {
         let info = pinned.get(table.name).ok_or_else(|| missing(table.name))?.info();
         table.check_shape(&info).map_err(|why| bad(table.name, why))?;
-        if info.max_entries != table.entries {
+        let roomy = match table.name {
+            map::SERVICES => Some(&mut sizes.services),
+            map::RINGS => Some(&mut sizes.ring_slots),
+            map::BACKENDS | map::BACKEND_COUNTS => Some(&mut sizes.backends),
+            _ => None,
+        };
+        if let Some(size) = roomy.filter(|_| info.max_entries > table.entries) {
+            *size = info.max_entries;
+        } else if info.max_entries != table.entries {
             let what = format!("the size of {}", table.name);
             differences.push((what, info.max_entries.to_string(), table.entries.to_string()));
         }
@@ -146,7 +155,7 @@ pub(super) fn judge(dir: &Path, options: &Options) -> Result<(Verdict, BTreeMap<
         differences.push(("the hash key".to_owned(), "the old one".to_owned(), "the new one".to_owned()));
     }
     let Some((what, pinned, wanted)) = differences.into_iter().next() else {
-        return Ok((Verdict::Adopt, links));
+        return Ok((Verdict::Adopt(sizes), links));
     };
     if links.is_empty() {
         tracing::info!(
