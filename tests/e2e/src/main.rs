@@ -24,6 +24,7 @@ mod iptunnel;
 mod lab;
 mod load;
 mod network;
+mod real;
 mod stream;
 mod weir;
 
@@ -31,7 +32,8 @@ use harness::Suite;
 use weir::Weir;
 
 /// Every suite, in the order they run.
-static SUITES: &[&Suite] = &[&lab::SUITE, &basic::SUITE, &control::SUITE, &errors::SUITE, &iptunnel::SUITE];
+static SUITES: &[&Suite] =
+    &[&lab::SUITE, &basic::SUITE, &real::SUITE, &control::SUITE, &errors::SUITE, &iptunnel::SUITE];
 
 /// End-to-end tests of weir in network namespaces.
 #[derive(Debug, Parser)]

@@ -247,15 +247,33 @@ fn tell(setup: &Setup, request: &Request, repeated: bool) {
     }
 }
 
-/// Pins end with the mount namespace their file system was mounted in.
+/// Pins end with the mount namespace their file system was mounted in, so one that an ancestor of this process does not
+/// share is not to be trusted to last.
 fn warn_about_mounts() {
-    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    if let (Some(own), Some(first)) = (namespace("self"), namespace("1"))
-        && own != first
-    {
-        eprintln!(
-            "warning: this command runs in a mount namespace of its own; when that ends, so does unwrapping. \
-             In place of `ip netns exec NAME` use `nsenter --net=/run/netns/NAME`"
-        );
+    let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let mut pid = std::process::id();
+    let own = namespace(pid);
+    for _ in 0..MAX_ANCESTORS {
+        match parent(pid) {
+            Some(ancestor) if ancestor != 0 => pid = ancestor,
+            _ => return,
+        }
+        // Those that may not be looked at say nothing.
+        if namespace(pid).is_some_and(|other| Some(other) != own) {
+            eprintln!(
+                "warning: this command runs in a mount namespace of its own; when that ends, so does unwrapping. \
+                 In place of `ip netns exec NAME` use `nsenter --net=/run/netns/NAME`"
+            );
+            return;
+        }
     }
+}
+
+const MAX_ANCESTORS: u32 = 64;
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Fields 3 (state) and 4 (ppid) of proc_pid_stat(5) follow the name, which may hold anything but ends with `)`.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_whitespace().nth(1)?.parse().ok()
 }
