@@ -47,8 +47,12 @@ fn up(lab: &Lab, host: &str, setup: &Value, options: &[&str]) -> anyhow::Result<
     };
     let (vips, from) = (texts("vips"), texts("from"));
     let mut words = vec!["up"];
-    vips.iter().for_each(|vip| words.extend(["--vip", vip]));
-    from.iter().for_each(|network| words.extend(["--from", network]));
+    for vip in &vips {
+        words.extend(["--vip", vip]);
+    }
+    for network in &from {
+        words.extend(["--from", network]);
+    }
     words.extend(options);
     real(lab, host, &words)?.success().map(drop)
 }
