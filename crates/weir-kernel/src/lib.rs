@@ -8,3 +8,4 @@
 
 pub mod bpf;
 pub mod net;
+pub mod signal;

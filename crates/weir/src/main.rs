@@ -55,11 +55,27 @@ enum Command {
     Respond(respond::RespondArgs),
 }
 
+impl Command {
+    /// Whether the command changes nothing, so that it may end at any moment.
+    fn only_reports(&self) -> bool {
+        match self {
+            Self::Status(_) | Self::Version(_) => true,
+            Self::Real(args) => args.only_reports(),
+            Self::Lab(args) => args.only_reports(),
+            Self::Run(_) | Self::Reload(_) | Self::Iptunnel { .. } | Self::Respond(_) => false,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     if is_called("xdp_tx_iptunnel") {
         return iptunnel::main(std::env::args_os().skip(1));
     }
-    match dispatch(CommandLine::parse().command) {
+    let command = CommandLine::parse().command;
+    if command.only_reports() {
+        weir_kernel::signal::end_on_closed_pipe();
+    }
+    match dispatch(command) {
         Ok(code) => code,
         Err(error) => {
             advice::print(&error);

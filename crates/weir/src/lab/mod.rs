@@ -36,6 +36,13 @@ pub(crate) struct LabArgs {
     command: LabCommand,
 }
 
+impl LabArgs {
+    /// Whether the command only reports.
+    pub(crate) fn only_reports(&self) -> bool {
+        matches!(self.command, LabCommand::Status { .. })
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum LabCommand {
     /// Make a lab: client, director, three real servers and what joins them, each a network namespace.

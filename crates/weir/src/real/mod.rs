@@ -37,6 +37,13 @@ pub(crate) struct RealArgs {
     command: RealCommand,
 }
 
+impl RealArgs {
+    /// Whether the command only reports.
+    pub(crate) fn only_reports(&self) -> bool {
+        matches!(self.command, RealCommand::Status(_))
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum RealCommand {
     /// Take packets from directors: unwrap them, hold the VIPs, announce segment sizes that fit.
