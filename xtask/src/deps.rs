@@ -11,7 +11,7 @@ use crate::{placement, workspace::Workspace};
 /// Each of weir's crates and the ones it may be built from.
 ///
 /// Tests of any crate may use any other: the datapath's fixtures run through the kernel, for example.
-const INTERNAL: [(&str, &[&str]); 17] = [
+const INTERNAL: [(&str, &[&str]); 16] = [
     // No std: compiled for BPF too.
     ("weir-abi", &[]),
     ("weir-wire", &[]),
