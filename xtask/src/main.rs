@@ -1,4 +1,4 @@
-//! weir's project commands: `cargo xtask setup | build | demo | e2e | bench | test | ci | check-…`.
+//! weir's project commands: `cargo xtask setup | build | dist | demo | e2e | bench | test | ci | check-…`.
 //!
 //! Owns: the command line. May not touch: weir's crates; it builds and runs them, and reads their sources, so
 //! that it compiles in seconds on a machine that has nothing but a stable Rust and a C compiler.
@@ -8,6 +8,7 @@ mod bpf;
 mod ci;
 mod console;
 mod deps;
+mod dist;
 mod placement;
 mod run;
 mod setup;
@@ -37,6 +38,8 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Build the binary to hand out: optimized, stripped, static, in `target/dist`.
+    Dist,
     /// Show real requests going through weir, in a lab of network namespaces.
     Demo {
         /// The last line of standard output is one JSON object.
@@ -106,6 +109,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         }),
         Command::Build { release } => run::build(&workspace, release).map(done),
+        Command::Dist => dist::build(&workspace).map(|summary| report(&summary)),
         Command::Demo { json, keep, rest } => run::demo(&workspace, json, keep, &rest),
         Command::E2e { suite, rest } => run::e2e(&workspace, &suite, &rest),
         Command::Bench { json, rest } => run::bench(&workspace, json, &rest),

@@ -106,7 +106,7 @@ pub(crate) fn unit_tests(workspace: &Workspace) -> Vec<Command> {
     vec![unprivileged, privileged]
 }
 
-fn succeed(mut command: Command) -> anyhow::Result<()> {
+pub(crate) fn succeed(mut command: Command) -> anyhow::Result<()> {
     let program = name(&command);
     let status = command.status().with_context(|| format!("cannot run {program}"))?;
     if !status.success() {
