@@ -35,10 +35,10 @@ pub struct Vip {
     pub dport: [u8; 2],
     /// [`AF_INET`] or [`AF_INET6`], native byte order.
     pub family: u16,
-    /// IP protocol number (IPv6: the first header's `next header`).
-    pub protocol: u8,
-    /// Zero: the kernel compares keys with their padding.
-    pub pad: [u8; 3],
+    /// IP protocol number (IPv6: the first header's `next header`) and three bytes of padding, which are zero because
+    /// the kernel compares keys with their padding. One field, so that it is one store: the compiler makes a call of
+    /// setting three bytes.
+    tail: [u8; 4],
 }
 
 /// Value of [`VIP2TNL`]: how to wrap and where to send.
@@ -91,7 +91,19 @@ impl Vip {
     /// The key for packets to `ip`; `port` in host byte order, zero for protocols without ports.
     pub fn new(ip: core::net::IpAddr, port: u16, protocol: u8) -> Self {
         let (daddr, family) = address(ip);
-        Self { daddr, dport: port.to_be_bytes(), family, protocol, pad: [0; 3] }
+        Self::of_bytes(daddr, port.to_be_bytes(), family, protocol)
+    }
+
+    /// The key of bytes as they stand in a packet.
+    #[inline(always)]
+    pub const fn of_bytes(daddr: [u8; 16], dport: [u8; 2], family: u16, protocol: u8) -> Self {
+        Self { daddr, dport, family, tail: (protocol as u32).to_le_bytes() }
+    }
+
+    /// IP protocol number.
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        self.tail[0]
     }
 
     /// The bytes as they stand in the map.
@@ -100,8 +112,7 @@ impl Vip {
         bytes[..16].copy_from_slice(&self.daddr);
         bytes[16..18].copy_from_slice(&self.dport);
         bytes[18..20].copy_from_slice(&self.family.to_ne_bytes());
-        bytes[20] = self.protocol;
-        bytes[21..].copy_from_slice(&self.pad);
+        bytes[20..].copy_from_slice(&self.tail);
         bytes
     }
 }
@@ -139,7 +150,7 @@ const _: () = {
     assert!(offset_of!(Vip, daddr) == 0);
     assert!(offset_of!(Vip, dport) == 16);
     assert!(offset_of!(Vip, family) == 18);
-    assert!(offset_of!(Vip, protocol) == 20);
+    assert!(offset_of!(Vip, tail) == 20);
     assert!(size_of::<Tunnel>() == Tunnel::SIZE);
     assert!(offset_of!(Tunnel, saddr) == 0);
     assert!(offset_of!(Tunnel, daddr) == 16);

@@ -20,7 +20,7 @@ pub fn xdp_action(ctx: &XdpContext, action: Action) -> u32 {
                 XDP_TX
             } else {
                 // SAFETY: takes plain numbers; an unknown interface drops the packet (and counts in the kernel).
-                unsafe { bpf_redirect(ifindex, 0) as u32 }
+                unsafe { bpf_redirect(ifindex, 0) }.cast_unsigned() as u32
             }
         }
     }

@@ -38,11 +38,11 @@ impl Frame for XdpFrame<'_> {
     }
     #[inline(always)]
     fn grow_head(&mut self, by: usize) -> Result<(), NoRoom> {
-        self.adjust(-(by as i32))
+        self.adjust(-((by as u32).cast_signed()))
     }
     #[inline(always)]
     fn shrink_head(&mut self, by: usize) -> Result<(), NoRoom> {
-        self.adjust(by as i32)
+        self.adjust((by as u32).cast_signed())
     }
 }
 

@@ -22,16 +22,19 @@ impl<const N: usize> Words for MapWords<N> {
         if index >= N {
             return 0;
         }
-        // SAFETY: inside the map value (`new`'s contract and the check); a volatile load of an aligned word is one
-        // instruction, so it cannot be torn or repeated by the compiler.
-        unsafe { self.0.cast::<u64>().add(index).read_volatile() }
+        // SAFETY: inside the map value (`new`'s contract and the check).
+        let cell = unsafe { self.0.cast::<u64>().add(index) };
+        // SAFETY: as above; a volatile load of an aligned word is one instruction: neither torn nor repeated.
+        unsafe { cell.read_volatile() }
     }
     #[inline(always)]
     fn store(&self, index: usize, word: u64) {
         if index >= N {
             return;
         }
-        // SAFETY: as for `load`.
-        unsafe { self.0.cast::<u64>().add(index).write_volatile(word) }
+        // SAFETY: inside the map value, as for `load`.
+        let cell = unsafe { self.0.cast::<u64>().add(index) };
+        // SAFETY: as above; one instruction.
+        unsafe { cell.write_volatile(word) }
     }
 }

@@ -66,7 +66,7 @@ pub(crate) fn advice_of(error: &anyhow::Error) -> Option<&str> {
     error.chain().find_map(|cause| cause.downcast_ref::<Advice>()).map(|found| found.advice.as_str())
 }
 
-/// What [`print`] prints: `error: …` and, where there is advice, `help: …`; for a configuration both for every error
+/// What [`print()`] prints: `error: …` and, where there is advice, `help: …`; for a configuration both for every error
 /// in it.
 pub(crate) fn render(error: &anyhow::Error) -> String {
     if let Some(errors) = error.downcast_ref::<weir_config::Errors>() {

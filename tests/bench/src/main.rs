@@ -45,9 +45,9 @@ fn main() -> anyhow::Result<()> {
     eprintln!();
     let report = report::Report::new(&cases, &results, &rig)?;
     if args.json {
-        println!("{}", report.json())
+        println!("{}", report.json());
     } else {
-        print!("{}", report.table())
+        print!("{}", report.table());
     }
     Ok(())
 }

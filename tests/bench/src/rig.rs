@@ -142,7 +142,7 @@ impl Rig {
             0,
         ];
         self.config.set(&0u32.to_ne_bytes(), &bytes_of(&words), 0)?;
-        let fd = target.as_fd().as_raw_fd() as u32;
+        let fd = target.as_fd().as_raw_fd();
         self.targets.set(&0u32.to_ne_bytes(), &fd.to_ne_bytes(), 0)?;
         Ok(test_run(&self.driver, &case.packet, None, repeat)?)
     }

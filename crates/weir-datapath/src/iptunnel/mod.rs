@@ -82,7 +82,7 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let Some(tunnel) = tables.tunnel(&packet.vip) else { return Verdict::Pass(Pass::NotVip) };
     match wrap(frame, tables, &packet, &tunnel) {
         Ok(()) => {
-            tables.count(packet.vip.protocol);
+            tables.count(packet.vip.protocol());
             Verdict::Transmit
         }
         Err(Refusal::Unsupported) => Verdict::Pass(Pass::Unsupported),
@@ -117,9 +117,9 @@ fn parse_v4<F: Frame>(frame: &F, ethernet: Ethernet) -> Result<Packet, Pass> {
         Some(least) => port(frame, header, len - header, least)?,
         None => [0; 2],
     };
-    let mut daddr = [0; 16];
-    daddr[..4].copy_from_slice(&ip.destination);
-    let vip = Vip { daddr, dport, family: AF_INET, protocol, pad: [0; 3] };
+    // As two words: the compiler makes a call of setting the twelve bytes after the address.
+    let daddr = zerocopy::transmute!([u32::from_ne_bytes(ip.destination) as u64, 0_u64]);
+    let vip = Vip::of_bytes(daddr, dport, AF_INET, protocol);
     Ok(Packet { vip, len: len as u32, class: ip.tos, inner: IpProtocol::IPV4, ethernet })
 }
 
@@ -136,7 +136,7 @@ fn parse_v6<F: Frame>(frame: &F, ethernet: Ethernet) -> Result<Packet, Pass> {
         Some(least) => port(frame, Ipv6::LEN, payload, least)?,
         None => [0; 2],
     };
-    let vip = Vip { daddr: ip.destination, dport, family: AF_INET6, protocol, pad: [0; 3] };
+    let vip = Vip::of_bytes(ip.destination, dport, AF_INET6, protocol);
     let len = (Ipv6::LEN + payload) as u32;
     Ok(Packet { vip, len, class: ip.traffic_class(), inner: IpProtocol::IPV6, ethernet })
 }

@@ -6,6 +6,7 @@
 #![no_std]
 #![no_main]
 #![allow(unsafe_code)] // map values and packets are reached through pointers; see weir_ebpf
+#![allow(clippy::needless_pass_by_value)] // the entry point macros hand the context over by value
 
 use aya_ebpf::{
     bindings::{
@@ -86,8 +87,12 @@ impl SegmentTables for MapTables {
     #[inline(always)]
     fn limits(&self) -> SegmentLimits {
         match AGENT_CONFIG.get_ptr(0) {
-            // SAFETY: a value of this map: two aligned words, valid while the program runs.
-            Some(config) => SegmentLimits(unsafe { (&raw const (*config)[1]).read_volatile() }),
+            Some(config) => {
+                // SAFETY: a value of this map: two aligned words, valid while the program runs.
+                let limits = unsafe { config.cast::<u64>().add(1) };
+                // SAFETY: as above; one load of an aligned word.
+                SegmentLimits(unsafe { limits.read_volatile() })
+            }
             None => SegmentLimits::default(),
         }
     }
@@ -162,8 +167,9 @@ impl Frame for TcFrame<'_> {
         }
         // SAFETY: the context is the one the kernel called us with; `&mut self` means no reference into the packet
         // outlives the call, which moves it.
-        let refused =
-            unsafe { bpf_skb_adjust_room(self.0.skb.skb, -(by as i32), BPF_ADJ_ROOM_MAC, flags as u64) };
+        let refused = unsafe {
+            bpf_skb_adjust_room(self.0.skb.skb, -((by as u32).cast_signed()), BPF_ADJ_ROOM_MAC, flags as u64)
+        };
         if refused == 0 { Ok(()) } else { Err(NoRoom) }
     }
 }
@@ -191,7 +197,7 @@ fn unwrap_xdp(ctx: XdpContext) -> u32 {
 fn unwrap_tc(ctx: TcContext) -> i32 {
     match unwrap(&mut TcFrame::new(&ctx, decap::HEAD_LEN), &MapTables).verdict() {
         Verdict::Pass | Verdict::Unwrap => TC_ACT_UNSPEC,
-        Verdict::Drop => TC_ACT_SHOT as i32,
+        Verdict::Drop => TC_ACT_SHOT,
     }
 }
 

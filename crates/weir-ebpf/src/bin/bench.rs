@@ -6,6 +6,7 @@
 #![no_std]
 #![no_main]
 #![allow(unsafe_code)] // map values are reached through pointers; see weir_ebpf
+#![allow(clippy::needless_pass_by_value)] // the entry point macros hand the context over by value
 
 use aya_ebpf::{
     bindings::{
@@ -35,7 +36,7 @@ fn driver(ctx: XdpContext) -> u32 {
         return XDP_ABORTED;
     }
     // SAFETY: an empty slot makes the call return; it is reported as an aborted packet.
-    let _ = unsafe { BENCH_TARGET.tail_call(&ctx, 0) };
+    unsafe { BENCH_TARGET.tail_call(&ctx, 0) };
     XDP_ABORTED
 }
 
@@ -131,7 +132,7 @@ fn sample(ctx: &XdpContext) -> Option<u32> {
     // Address, then port, family (AF_INET) and protocol, as in the sample's struct vip.
     let key = Vip { words: [destination as u64, 0, port as u64 | 2 << 16 | (ip[9] as u64) << 32] };
     // SAFETY: the value is only read, at once; user space writes it before the benchmark.
-    let Some(tunnel) = (unsafe { BENCH_VIP2TNL.get(&key) }) else { return Some(XDP_PASS) };
+    let Some(tunnel) = (unsafe { BENCH_VIP2TNL.get(key) }) else { return Some(XDP_PASS) };
     frame.grow_head(20).ok()?;
     let outer_mac = frame.at_mut::<[u8; 14]>(0)?;
     outer_mac[..6].copy_from_slice(&tunnel.mac);
@@ -141,8 +142,8 @@ fn sample(ctx: &XdpContext) -> Option<u32> {
     let len = (u16::from_be_bytes([ip[2], ip[3]]) + 20).to_be_bytes();
     let (source, target) = (tunnel.source[0].to_ne_bytes(), tunnel.destination[0].to_ne_bytes());
     let mut header = [
-        0x45, ip[1], len[0], len[1], 0, 0, 0, 0, 8, 4, 0, 0, source[0], source[1], source[2], source[3], target[0],
-        target[1], target[2], target[3],
+        0x45, ip[1], len[0], len[1], 0, 0, 0, 0, 8, 4, 0, 0, source[0], source[1], source[2], source[3],
+        target[0], target[1], target[2], target[3],
     ];
     let mut sum = 0u32;
     let mut at = 0;
@@ -233,7 +234,7 @@ impl Tables for LruTables {
     #[inline(always)]
     fn recall(&self, flow: &Flow, _memory: &Memory) -> Option<Recall> {
         // SAFETY: the value is one word, read at once.
-        let word = *unsafe { BENCH_LRU.get(&lru_key(flow)) }?;
+        let word = *unsafe { BENCH_LRU.get(lru_key(flow)) }?;
         Some(Recall { way: 0, entry: FlowEntry(word) })
     }
     #[inline(always)]
@@ -241,7 +242,7 @@ impl Tables for LruTables {
     #[inline(always)]
     fn remember(&self, flow: &Flow, memory: &Memory, _stale: Option<&Recall>, backend: u32, confirmed: bool) {
         let entry = FlowEntry::new(memory.tag, backend, memory.now, confirmed);
-        let _ = BENCH_LRU.insert(&lru_key(flow), &entry.0, 0);
+        let _ = BENCH_LRU.insert(lru_key(flow), entry.0, 0);
     }
 }
 

@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 #![allow(unsafe_code)] // map values are reached through pointers; see weir_ebpf
+#![allow(clippy::needless_pass_by_value)] // the entry point macros hand the context over by value
 
 use aya_ebpf::{
     macros::{map, xdp},
@@ -21,7 +22,8 @@ static WEIR_RINGS: Array<u64> = Array::with_max_entries(abi::default_size::RINGS
 #[map]
 static WEIR_BACKENDS: Array<[u64; 8]> = Array::with_max_entries(abi::default_size::BACKENDS, abi::F_MMAPABLE);
 #[map]
-static WEIR_FLOWS: Array<[u64; FLOWS_PER_BUCKET]> = Array::with_max_entries(abi::default_size::FLOWS, abi::F_MMAPABLE);
+static WEIR_FLOWS: Array<[u64; FLOWS_PER_BUCKET]> =
+    Array::with_max_entries(abi::default_size::FLOWS, abi::F_MMAPABLE);
 #[map]
 static WEIR_REASONS: PerCpuArray<Count> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
 #[map]

@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 #![allow(unsafe_code)] // map values are reached through pointers; see weir_ebpf
+#![allow(clippy::needless_pass_by_value)] // the entry point macros hand the context over by value
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},

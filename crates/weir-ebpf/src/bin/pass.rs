@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 #![allow(unsafe_code)] // link sections are unsafe attributes
+#![allow(clippy::needless_pass_by_value)] // the entry point macros hand the context over by value
 
 use weir_ebpf as _; // the panic handler
 
@@ -9,7 +10,7 @@ use aya_ebpf::{bindings::xdp_action::XDP_PASS, macros::xdp, programs::XdpContext
 
 /// XDP entry point.
 #[xdp]
-pub fn pass(_: XdpContext) -> u32 {
+fn pass(_: XdpContext) -> u32 {
     XDP_PASS
 }
 

@@ -38,7 +38,7 @@ fn entry(vip: &Vip) -> Option<Entry> {
         }
         _ => return None,
     };
-    match (first, vip.protocol, u16::from_be_bytes(vip.dport)) {
+    match (first, vip.protocol(), u16::from_be_bytes(vip.dport)) {
         (0x00a, 6, 80) | (0x110, 17, 53) => Some(text("10.0.0.11")),
         (0x110, 6, 80) | (0x00a, 17, 53) | (0x00a | 0x110, 132, 9) => Some(text("2001:db8::11")),
         (0x00a, 1 | 44, 0) => Some(text("10.0.0.12")),
@@ -99,7 +99,7 @@ pub fn iptunnel(data: &[u8]) {
     check_key(packet, vip);
     match verdict {
         Verdict::Transmit => {
-            assert_eq!((wrapped, dropped), (vec![vip.protocol], vec![]), "{verdict:?}");
+            assert_eq!((wrapped, dropped), (vec![vip.protocol()], vec![]), "{verdict:?}");
             let Some(Entry::To(backend)) = entry(vip) else { panic!("wrapped for nobody") };
             check_sent(packet, frame.bytes(), backend, maps.mtu);
         }
