@@ -3,8 +3,10 @@
 //! Owns: the names, sizes and record layouts of `vip2tnl`, `rxcnt` and the two maps the sample does not have. Holds no
 //! logic. Invariant: `vip2tnl` and `rxcnt` look to `bpftool map dump`, and to scripts that write them, as the sample's do.
 //!
-//! Unlike the director's tables these are C structs and not words, because their layout is not ours to choose. They are
-//! aligned to eight bytes (the C ones to four) so that they can stand on the BPF stack; no offset or size changes.
+//! The sample's records are C structs; here they are words, aligned to eight bytes (the C ones to four) so that they can
+//! stand on the BPF stack. No offset or size differs.
+
+use crate::Address;
 
 /// Hash map: [`Vip`] to [`Tunnel`].
 pub const VIP2TNL: &str = "vip2tnl";
@@ -25,35 +27,33 @@ pub const AF_INET: u16 = 2;
 /// `AF_INET6`.
 pub const AF_INET6: u16 = 10;
 
-/// Key of [`VIP2TNL`]: what a packet must be addressed to.
+/// Key of [`VIP2TNL`]: what a packet must be addressed to. `struct vip` of the sample, 24 bytes:
+///
+/// | bytes | content |
+/// | --- | --- |
+/// | 0-15 | destination address in network byte order; IPv4 in the first four bytes, the rest zero |
+/// | 16-17 | destination port in network byte order; zero for protocols without ports |
+/// | 18-19 | [`AF_INET`] or [`AF_INET6`], native byte order |
+/// | 20 | IP protocol number (IPv6: the first header's `next header`) |
+/// | 21-23 | padding, zero: the kernel compares keys with it |
+///
+/// Held as words, like every record shared with a program: fields of bytes are put on the program's stack in pieces the
+/// verifier calls misaligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C, align(8))]
-pub struct Vip {
-    /// Destination address in network byte order; IPv4 in the first four bytes, the rest zero.
-    pub daddr: [u8; 16],
-    /// Destination port in network byte order; zero for protocols without ports.
-    pub dport: [u8; 2],
-    /// [`AF_INET`] or [`AF_INET6`], native byte order.
-    pub family: u16,
-    /// IP protocol number (IPv6: the first header's `next header`) and three bytes of padding, which are zero because
-    /// the kernel compares keys with their padding. One field, so that it is one store: the compiler makes a call of
-    /// setting three bytes.
-    tail: [u8; 4],
-}
+#[repr(transparent)]
+pub struct Vip([u64; 3]);
 
-/// Value of [`VIP2TNL`]: how to wrap and where to send.
+/// Value of [`VIP2TNL`]: how to wrap and where to send. `struct iptnl_info` of the sample, 40 bytes:
+///
+/// | bytes | content |
+/// | --- | --- |
+/// | 0-15 | outer source address in network byte order; IPv4 in the first four bytes, the rest zero |
+/// | 16-31 | outer destination address, likewise |
+/// | 32-33 | family of both: [`AF_INET`] or [`AF_INET6`], native byte order |
+/// | 34-39 | where the frame is sent: the next hop's MAC address; all zero: not known yet |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C, align(8))]
-pub struct Tunnel {
-    /// Outer source address in network byte order; IPv4 in the first four bytes, the rest zero.
-    pub saddr: [u8; 16],
-    /// Outer destination address, likewise.
-    pub daddr: [u8; 16],
-    /// Family of both addresses: [`AF_INET`] or [`AF_INET6`], native byte order.
-    pub family: u16,
-    /// Where the frame is sent: the next hop's MAC address. All zero: not known yet.
-    pub dmac: [u8; 6],
-}
+#[repr(transparent)]
+pub struct Tunnel([u64; 5]);
 
 /// Why a packet to a VIP was dropped: the index into [`DROPS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,16 +72,8 @@ impl DropReason {
     pub const ALL: [Self; 3] = [Self::TooBig, Self::NoNextHop, Self::NoHeadroom];
 }
 
-/// An address as both records hold it, with its family.
-pub fn address(ip: core::net::IpAddr) -> ([u8; 16], u16) {
-    match ip {
-        core::net::IpAddr::V4(v4) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&v4.octets());
-            (bytes, AF_INET)
-        }
-        core::net::IpAddr::V6(v6) => (v6.octets(), AF_INET6),
-    }
+fn address_family(ip: core::net::IpAddr) -> u16 {
+    if ip.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
 impl Vip {
@@ -90,29 +82,40 @@ impl Vip {
 
     /// The key for packets to `ip`; `port` in host byte order, zero for protocols without ports.
     pub fn new(ip: core::net::IpAddr, port: u16, protocol: u8) -> Self {
-        let (daddr, family) = address(ip);
-        Self::of_bytes(daddr, port.to_be_bytes(), family, protocol)
+        Self::of_packet(ip.into(), port.to_be_bytes(), address_family(ip), protocol)
     }
-
-    /// The key of bytes as they stand in a packet.
+    /// The key of what stands in a packet.
     #[inline(always)]
-    pub const fn of_bytes(daddr: [u8; 16], dport: [u8; 2], family: u16, protocol: u8) -> Self {
-        Self { daddr, dport, family, tail: (protocol as u32).to_le_bytes() }
+    pub const fn of_packet(daddr: Address, dport: [u8; 2], family: u16, protocol: u8) -> Self {
+        let tail = u16::from_ne_bytes(dport) as u64 | (family as u64) << 16 | (protocol as u64) << 32;
+        Self([daddr.0[0], daddr.0[1], tail])
     }
-
+    /// Destination address.
+    #[inline(always)]
+    pub fn daddr(&self) -> Address {
+        Address([self.0[0], self.0[1]])
+    }
+    /// Destination port, packet order.
+    #[inline(always)]
+    pub const fn dport(&self) -> [u8; 2] {
+        (self.0[2] as u16).to_ne_bytes()
+    }
+    /// [`AF_INET`] or [`AF_INET6`].
+    #[inline(always)]
+    pub const fn family(&self) -> u16 {
+        (self.0[2] >> 16) as u16
+    }
     /// IP protocol number.
     #[inline(always)]
     pub const fn protocol(&self) -> u8 {
-        self.tail[0]
+        (self.0[2] >> 32) as u8
     }
-
     /// The bytes as they stand in the map.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
-        bytes[..16].copy_from_slice(&self.daddr);
-        bytes[16..18].copy_from_slice(&self.dport);
-        bytes[18..20].copy_from_slice(&self.family.to_ne_bytes());
-        bytes[20..].copy_from_slice(&self.tail);
+        for (to, word) in bytes.chunks_exact_mut(8).zip(self.0) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
         bytes
     }
 }
@@ -121,13 +124,50 @@ impl Tunnel {
     /// Length of the value in bytes.
     pub const SIZE: usize = 40;
 
+    /// A tunnel between two addresses of one family (that of `source` is recorded) to the next hop `dmac`.
+    pub fn new(source: core::net::IpAddr, destination: core::net::IpAddr, dmac: [u8; 6]) -> Self {
+        let (s, d) = (Address::from(source), Address::from(destination));
+        let family = address_family(source).to_le_bytes();
+        let tail = [family[0], family[1], dmac[0], dmac[1], dmac[2], dmac[3], dmac[4], dmac[5]];
+        Self([s.0[0], s.0[1], d.0[0], d.0[1], u64::from_le_bytes(tail)])
+    }
+    /// The value with these bytes, whatever they say: anyone may write the map.
+    pub fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
+        let (words, _) = bytes.as_chunks::<8>();
+        Self([words[0], words[1], words[2], words[3], words[4]].map(u64::from_ne_bytes))
+    }
+    /// Outer source address.
+    #[inline(always)]
+    pub fn saddr(&self) -> Address {
+        Address([self.0[0], self.0[1]])
+    }
+    /// Outer destination address.
+    #[inline(always)]
+    pub fn daddr(&self) -> Address {
+        Address([self.0[2], self.0[3]])
+    }
+    /// Family of both.
+    #[inline(always)]
+    pub const fn family(&self) -> u16 {
+        self.0[4] as u16
+    }
+    /// The next hop's MAC address; all zero: not known yet.
+    #[inline(always)]
+    pub const fn dmac(&self) -> [u8; 6] {
+        let b = self.0[4].to_le_bytes();
+        [b[2], b[3], b[4], b[5], b[6], b[7]]
+    }
+    /// Whether the next hop's MAC address is known.
+    #[inline(always)]
+    pub const fn has_next_hop(&self) -> bool {
+        self.0[4] >> 16 != 0
+    }
     /// The bytes as they stand in the map.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
-        bytes[..16].copy_from_slice(&self.saddr);
-        bytes[16..32].copy_from_slice(&self.daddr);
-        bytes[32..34].copy_from_slice(&self.family.to_ne_bytes());
-        bytes[34..].copy_from_slice(&self.dmac);
+        for (to, word) in bytes.chunks_exact_mut(8).zip(self.0) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
         bytes
     }
 }
@@ -145,17 +185,8 @@ pub const fn ported(protocol: u8) -> Option<usize> {
 }
 
 const _: () = {
-    use core::mem::{offset_of, size_of};
     assert!(size_of::<Vip>() == Vip::SIZE);
-    assert!(offset_of!(Vip, daddr) == 0);
-    assert!(offset_of!(Vip, dport) == 16);
-    assert!(offset_of!(Vip, family) == 18);
-    assert!(offset_of!(Vip, tail) == 20);
     assert!(size_of::<Tunnel>() == Tunnel::SIZE);
-    assert!(offset_of!(Tunnel, saddr) == 0);
-    assert!(offset_of!(Tunnel, daddr) == 16);
-    assert!(offset_of!(Tunnel, family) == 32);
-    assert!(offset_of!(Tunnel, dmac) == 34);
 };
 
 #[cfg(test)]
@@ -176,9 +207,7 @@ mod tests {
             vip.to_bytes(),
             [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x12, 0x34, 10, 0, 17, 0, 0, 0]
         );
-        let (saddr, family) = address([10, 1, 1, 1].into());
-        let (daddr, _) = address([10, 1, 1, 2].into());
-        let tunnel = Tunnel { saddr, daddr, family, dmac: [2, 0, 0, 0, 0, 9] };
+        let tunnel = Tunnel::new([10, 1, 1, 1].into(), [10, 1, 1, 2].into(), [2, 0, 0, 0, 0, 9]);
         let mut expected = [0; 40];
         expected[..4].copy_from_slice(&[10, 1, 1, 1]);
         expected[16..20].copy_from_slice(&[10, 1, 1, 2]);

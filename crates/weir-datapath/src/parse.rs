@@ -97,12 +97,12 @@ pub fn ipv6_destination<F: Frame>(frame: &F) -> Option<ServiceKey> {
 }
 
 #[inline(always)]
-fn v4(address: [u8; 4]) -> Address {
+pub(crate) fn v4(address: [u8; 4]) -> Address {
     Address([u32::from_ne_bytes(address) as u64, 0])
 }
 
 #[inline(always)]
-fn v6(a: [u8; 16]) -> Address {
+pub(crate) fn v6(a: [u8; 16]) -> Address {
     Address([
         u64::from_ne_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
         u64::from_ne_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use weir_abi::iptunnel::{DROPS, DropReason, MTU, RXCNT, Tunnel, VIP2TNL, Vip, address};
+use weir_abi::iptunnel::{DROPS, DropReason, MTU, RXCNT, Tunnel, VIP2TNL, Vip};
 use weir_datapath::iptunnel::{Pass, Tables, Verdict, process};
 use weir_kernel::bpf::{LoadOptions, Loaded, Program, RawMap, load, test_run};
 use weir_testkit::{MemoryFrame, Random, packet::Builder};
@@ -75,8 +75,7 @@ impl Pair {
         ];
         for (vip, port, protocol, source, destination, dmac) in entries {
             let vip = Vip::new(ip(vip), port, protocol);
-            let ((saddr, family), (daddr, _)) = (address(ip(source)), address(ip(destination)));
-            let tunnel = Tunnel { saddr, daddr, family, dmac };
+            let tunnel = Tunnel::new(ip(source), ip(destination), dmac);
             vip2tnl.set(&vip.to_bytes(), &tunnel.to_bytes(), 1).expect("the entry is stored");
             host.tunnels.insert(vip, tunnel);
         }

@@ -9,7 +9,8 @@
 #[cfg(test)]
 mod tests;
 
-use crate::{Frame, NoRoom};
+use crate::{Frame, NoRoom, parse};
+use weir_abi::MacAnd16;
 use weir_abi::iptunnel::{AF_INET, AF_INET6, DropReason, Tunnel, Vip, ported};
 use weir_wire::{EtherType, Ethernet, IpProtocol, Ipv4, Ipv4Repr, Ipv6, Ipv6Repr, Ports};
 
@@ -68,8 +69,8 @@ struct Packet {
     class: u8,
     /// What the outer header says follows: IPv4 or IPv6.
     inner: IpProtocol,
-    /// Its Ethernet header.
-    ethernet: Ethernet,
+    /// The MAC address it was sent to. In a word, because bytes are put on the program's stack in misaligned pieces.
+    director: MacAnd16,
 }
 
 /// Looks the packet up and wraps it.
@@ -95,17 +96,20 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
 
 #[inline(always)]
 fn parse<F: Frame>(frame: &F) -> Result<Packet, Pass> {
-    let ethernet = *frame.at::<Ethernet>(0).ok_or(Pass::Malformed)?;
-    let packet = match ethernet.ether_type() {
-        EtherType::IPV4 => parse_v4(frame, ethernet)?,
-        EtherType::IPV6 => parse_v6(frame, ethernet)?,
-        _ => return Err(Pass::NotIp),
-    };
-    if ethernet.to_group() { Err(Pass::Group) } else { Ok(packet) }
+    let ethernet = frame.at::<Ethernet>(0).ok_or(Pass::Malformed)?;
+    if ethernet.to_group() && matches!(ethernet.ether_type(), EtherType::IPV4 | EtherType::IPV6) {
+        return Err(Pass::Group);
+    }
+    let director = MacAnd16::new(ethernet.destination, 0);
+    match ethernet.ether_type() {
+        EtherType::IPV4 => parse_v4(frame, director),
+        EtherType::IPV6 => parse_v6(frame, director),
+        _ => Err(Pass::NotIp),
+    }
 }
 
 #[inline(always)]
-fn parse_v4<F: Frame>(frame: &F, ethernet: Ethernet) -> Result<Packet, Pass> {
+fn parse_v4<F: Frame>(frame: &F, director: MacAnd16) -> Result<Packet, Pass> {
     let ip = frame.at::<Ipv4>(Ethernet::LEN).ok_or(Pass::Malformed)?;
     let (header, len) = (ip.header_len(), ip.total_len() as usize);
     if ip.version() != 4 || header < Ipv4::LEN || len < header || Ethernet::LEN + len > frame.len() {
@@ -117,15 +121,13 @@ fn parse_v4<F: Frame>(frame: &F, ethernet: Ethernet) -> Result<Packet, Pass> {
         Some(least) => port(frame, header, len - header, least)?,
         None => [0; 2],
     };
-    // As two words: the compiler makes a call of setting the twelve bytes after the address.
-    let daddr = zerocopy::transmute!([u32::from_ne_bytes(ip.destination) as u64, 0_u64]);
-    let vip = Vip::of_bytes(daddr, dport, AF_INET, protocol);
-    Ok(Packet { vip, len: len as u32, class: ip.tos, inner: IpProtocol::IPV4, ethernet })
+    let vip = Vip::of_packet(parse::v4(ip.destination), dport, AF_INET, protocol);
+    Ok(Packet { vip, len: len as u32, class: ip.tos, inner: IpProtocol::IPV4, director })
 }
 
 /// Extension headers are not walked: such a packet has the first one's number as its protocol, and no port.
 #[inline(always)]
-fn parse_v6<F: Frame>(frame: &F, ethernet: Ethernet) -> Result<Packet, Pass> {
+fn parse_v6<F: Frame>(frame: &F, director: MacAnd16) -> Result<Packet, Pass> {
     let ip = frame.at::<Ipv6>(Ethernet::LEN).ok_or(Pass::Malformed)?;
     let payload = ip.payload_len() as usize;
     if ip.version() != 6 || Ethernet::LEN + Ipv6::LEN + payload > frame.len() {
@@ -136,9 +138,9 @@ fn parse_v6<F: Frame>(frame: &F, ethernet: Ethernet) -> Result<Packet, Pass> {
         Some(least) => port(frame, Ipv6::LEN, payload, least)?,
         None => [0; 2],
     };
-    let vip = Vip::of_bytes(ip.destination, dport, AF_INET6, protocol);
+    let vip = Vip::of_packet(parse::v6(ip.destination), dport, AF_INET6, protocol);
     let len = (Ipv6::LEN + payload) as u32;
-    Ok(Packet { vip, len, class: ip.traffic_class(), inner: IpProtocol::IPV6, ethernet })
+    Ok(Packet { vip, len, class: ip.traffic_class(), inner: IpProtocol::IPV6, director })
 }
 
 /// The destination port of a transport header of at least `least` bytes, `header` bytes into the IP packet.
@@ -169,12 +171,12 @@ fn wrap<F: Frame, T: Tables>(
     packet: &Packet,
     tunnel: &Tunnel,
 ) -> Result<(), Refusal> {
-    let (outer, ether_type) = match (tunnel.family, packet.vip.family) {
+    let (outer, ether_type) = match (tunnel.family(), packet.vip.family()) {
         (AF_INET, AF_INET) => (Ipv4::LEN, EtherType::IPV4),
         (AF_INET6, _) => (Ipv6::LEN, EtherType::IPV6),
         _ => return Err(Refusal::Unsupported),
     };
-    if tunnel.dmac == [0; 6] {
+    if !tunnel.has_next_hop() {
         return Err(Refusal::Drop(DropReason::NoNextHop));
     }
     let (len, mtu) = (packet.len + outer as u32, tables.mtu());
@@ -188,18 +190,16 @@ fn wrap<F: Frame, T: Tables>(
     frame.grow_head(outer)?;
     // The source is the address the frame was sent to: this interface's own.
     *frame.at_mut::<Ethernet>(0).ok_or(NoRoom)? =
-        Ethernet::new(tunnel.dmac, packet.ethernet.destination, ether_type);
+        Ethernet::new(tunnel.dmac(), packet.director.mac(), ether_type);
     if outer == Ipv4::LEN {
-        let [s0, s1, s2, s3, ..] = tunnel.saddr;
-        let [d0, d1, d2, d3, ..] = tunnel.daddr;
         *frame.at_mut::<Ipv4>(Ethernet::LEN).ok_or(NoRoom)? = Ipv4::emit(&Ipv4Repr {
             tos: packet.class,
             total_len: counted,
             id: tables.fresh_id(),
             ttl: TTL,
             protocol: packet.inner,
-            source: [s0, s1, s2, s3],
-            destination: [d0, d1, d2, d3],
+            source: (tunnel.saddr().0[0] as u32).to_ne_bytes(),
+            destination: (tunnel.daddr().0[0] as u32).to_ne_bytes(),
         });
     } else {
         *frame.at_mut::<Ipv6>(Ethernet::LEN).ok_or(NoRoom)? = Ipv6::emit(&Ipv6Repr {
@@ -208,8 +208,8 @@ fn wrap<F: Frame, T: Tables>(
             payload_len: counted,
             next_header: packet.inner,
             hop_limit: TTL,
-            source: tunnel.saddr,
-            destination: tunnel.daddr,
+            source: tunnel.saddr().octets(),
+            destination: tunnel.daddr().octets(),
         });
     }
     Ok(())

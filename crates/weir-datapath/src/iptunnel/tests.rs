@@ -2,7 +2,6 @@
 use super::*;
 use core::cell::{Cell, RefCell};
 use std::{collections::HashMap, net::IpAddr, vec, vec::Vec};
-use weir_abi::iptunnel::address;
 use weir_wire::checksum;
 use zerocopy::IntoBytes;
 
@@ -114,8 +113,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn tunnel(source: &str, destination: &str) -> Tunnel {
-    let ((saddr, family), (daddr, _)) = (address(ip(source)), address(ip(destination)));
-    Tunnel { saddr, daddr, family, dmac: NEXT_HOP }
+    Tunnel::new(ip(source), ip(destination), NEXT_HOP)
 }
 
 /// An IPv4 frame with `options` (a multiple of four bytes) and `payload`.
@@ -381,6 +379,7 @@ fn an_unknown_next_hop_or_no_headroom_drops() {
     assert_eq!(maps.run_in(Buffer::new(&frame, 20), &frame).0, Verdict::Transmit);
     let tight = maps.run_in(Buffer::new(&frame, 19), &frame).0;
     assert_eq!(tight, Verdict::Drop(DropReason::NoHeadroom));
-    maps.tunnels.values_mut().for_each(|tunnel| tunnel.dmac = [0; 6]);
+    let nowhere = Tunnel::new(ip("10.1.1.1"), ip("10.1.1.2"), [0; 6]);
+    maps.tunnels.values_mut().for_each(|tunnel| *tunnel = nowhere);
     assert_eq!(maps.run(&frame).0, Verdict::Drop(DropReason::NoNextHop));
 }

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use lexopt::Arg;
-use weir_abi::iptunnel::{Tunnel, VIP2TNL_ENTRIES, Vip, address, ported};
+use weir_abi::iptunnel::{Tunnel, VIP2TNL_ENTRIES, Vip, ported};
 
 /// TCP's protocol number: what `-P` is when it is left out.
 const TCP: u8 = 6;
@@ -124,8 +124,7 @@ impl Options {
 
     /// The value of `vip2tnl` for all of them, with this next hop.
     pub(super) fn tunnel(&self, dmac: [u8; 6]) -> Tunnel {
-        let ((saddr, family), (daddr, _)) = (address(self.source), address(self.destination));
-        Tunnel { saddr, daddr, family, dmac }
+        Tunnel::new(self.source, self.destination, dmac)
     }
 
     /// Bytes the outer header adds.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use weir_abi::iptunnel::{AF_INET, DropReason, Tunnel, Vip, address, ported};
+use weir_abi::iptunnel::{AF_INET, DropReason, Tunnel, Vip, ported};
 use weir_datapath::iptunnel::{Pass, Tables, Verdict, process};
 
 use super::bytes;
@@ -31,14 +31,14 @@ enum Entry {
 /// Entries for TCP port 80, UDP port 53, ICMP and SCTP port 9 of the VIPs, in as many kinds as there are.
 fn entry(vip: &Vip) -> Option<Entry> {
     let text = |text: &str| Entry::To(text.parse().expect("a literal address"));
-    let first = match vip.daddr {
-        [192, 0, 2, last, rest @ ..] if vip.family == AF_INET && rest == [0; 12] => u16::from(last),
-        [0x20, 0x01, 0x0d, 0xb8, 0, 1, rest @ ..] if vip.family != AF_INET && rest[..9] == [0; 9] => {
+    let first = match vip.daddr().octets() {
+        [192, 0, 2, last, rest @ ..] if vip.family() == AF_INET && rest == [0; 12] => u16::from(last),
+        [0x20, 0x01, 0x0d, 0xb8, 0, 1, rest @ ..] if vip.family() != AF_INET && rest[..9] == [0; 9] => {
             0x100 | u16::from(rest[9])
         }
         _ => return None,
     };
-    match (first, vip.protocol(), u16::from_be_bytes(vip.dport)) {
+    match (first, vip.protocol(), u16::from_be_bytes(vip.dport())) {
         (0x00a, 6, 80) | (0x110, 17, 53) => Some(text("10.0.0.11")),
         (0x110, 6, 80) | (0x00a, 17, 53) | (0x00a | 0x110, 132, 9) => Some(text("2001:db8::11")),
         (0x00a, 1 | 44, 0) => Some(text("10.0.0.12")),
@@ -55,13 +55,15 @@ impl Tables for Maps {
         let somewhere = IpAddr::from([10, 0, 0, 11]);
         let (backend, dmac) = match entry(vip)? {
             Entry::To(backend) => (backend, NEXT_HOP_MAC),
-            Entry::Nowhere if vip.family == AF_INET => (somewhere, [0; 6]),
+            Entry::Nowhere if vip.family() == AF_INET => (somewhere, [0; 6]),
             Entry::Nowhere => ("2001:db8::11".parse().expect("a literal address"), [0; 6]),
             Entry::Broken => (somewhere, NEXT_HOP_MAC),
         };
-        let ((daddr, family), (saddr, _)) = (address(backend), address(director_address(backend)));
-        let family = if matches!(entry(vip), Some(Entry::Broken)) { 0 } else { family };
-        Some(Tunnel { saddr, daddr, family, dmac })
+        let mut bytes = Tunnel::new(director_address(backend), backend, dmac).to_bytes();
+        if matches!(entry(vip), Some(Entry::Broken)) {
+            bytes[32..34].fill(0);
+        }
+        Some(Tunnel::from_bytes(bytes))
     }
     fn mtu(&self) -> u32 {
         self.mtu
