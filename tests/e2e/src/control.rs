@@ -20,6 +20,7 @@ pub(crate) const SUITE: Suite = Suite {
         Case { name: "reloads under load fail no request", run: reload_under_load },
         Case { name: "long-lived streams survive reloads byte for byte", run: streams_survive },
         Case { name: "an invalid configuration is refused and the old one stays", run: invalid_config },
+        Case { name: "a reload in force is never called refused", run: unfinished_reload },
         Case { name: "SIGHUP reloads", run: hangup },
         Case { name: "generic mode carries everything", run: generic },
         Case { name: "auto says loudly that it fell back", run: fallback },
@@ -119,6 +120,30 @@ fn invalid_config(cx: &mut Context<'_>) -> anyhow::Result<()> {
     report.all_answered_by(&EVERYBODY)?;
     cx.show(out.stderr.lines().next().unwrap_or_default().to_owned());
     cx.show(format!("meanwhile {report}"));
+    Ok(())
+}
+
+/// A VIP address that cannot be held now must not hide that the tables have changed.
+fn unfinished_reload(cx: &mut Context<'_>) -> anyhow::Result<()> {
+    let lab = Lab::up(cx, Topology::Flat)?;
+    // The list of held addresses is replaced by renaming this file, which a directory of its name prevents.
+    let obstacle = lab.config_path().with_file_name("director").join("addresses.new");
+    fs::create_dir(&obstacle).with_context(|| format!("cannot make {}", obstacle.display()))?;
+    lab.edit_config(|text| {
+        format!(
+            "{text}\n[[service]]\nvip = \"192.168.33.35\"\nport = 80\nprotocol = \"tcp\"\nadvertise = \"address\"\n\
+             backend = [{{ address = \"192.168.33.11\" }}]\n"
+        )
+    })?;
+    let out = lab.reload()?;
+    ensure!(out.ok() && out.stderr.contains("the VIP addresses: "), "neither in force nor told: {out}");
+    let status = lab.status()?;
+    ensure!(status["configuration"]["last_result"] == "applied", "the report: {}", status["configuration"]);
+    fs::remove_dir(&obstacle).with_context(|| format!("cannot remove {}", obstacle.display()))?;
+    let took = wait_until("the VIP is held", Duration::from_secs(10), || {
+        Ok(lab.status()?["interfaces"].to_string().contains("192.168.33.35"))
+    })?;
+    cx.show(format!("{}; held {} ms later", out.stderr.lines().next().unwrap_or_default(), took.as_millis()));
     Ok(())
 }
 

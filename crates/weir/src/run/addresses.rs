@@ -47,16 +47,30 @@ impl Addresses {
         Ok(Self { held: held.collect(), file })
     }
 
-    /// Makes the addresses on the interfaces those that `config` wants.
+    /// Makes the addresses on the interfaces those that `config` wants, as far as it can be done; the first error.
     pub(super) fn sync(&mut self, rtnl: &Rtnl, config: &Config) -> anyhow::Result<()> {
+        self.release(rtnl, config).and(self.hold(rtnl, config))
+    }
+
+    /// Removes what `config` does not want any more, as far as it can be done; the first error.
+    pub(super) fn release(&mut self, rtnl: &Rtnl, config: &Config) -> anyhow::Result<()> {
+        let gone: Vec<_> = self.held.difference(&wanted(config)).cloned().collect();
+        let removed: Vec<_> = gone.iter().map(|held| self.remove(rtnl, held)).collect();
+        removed.into_iter().collect()
+    }
+
+    /// Adds what `config` wants, as far as it can be done; the first error. One VIP that cannot be had takes no other
+    /// with it.
+    fn hold(&mut self, rtnl: &Rtnl, config: &Config) -> anyhow::Result<()> {
         let wanted = wanted(config);
-        for gone in self.held.difference(&wanted).cloned().collect::<Vec<_>>() {
-            self.remove(rtnl, &gone)?;
-        }
-        for held in wanted {
-            self.add(rtnl, &held)?;
-        }
-        Ok(())
+        let Some((interface, _)) = wanted.first() else { return Ok(()) };
+        let link = rtnl.link_by_name(interface)?;
+        // Asked once: with thousands of VIPs, asking for each would take seconds.
+        let there: BTreeSet<IpAddr> =
+            rtnl.addresses(Some(link.index))?.into_iter().map(|address| address.ip).collect();
+        let missing = wanted.iter().filter(|(_, ip)| !there.contains(ip));
+        let added: Vec<_> = missing.map(|held| self.add(rtnl, link.index, held)).collect();
+        added.into_iter().collect()
     }
 
     /// Removes every address weir added, as far as it can be done; the first error.
@@ -73,15 +87,12 @@ impl Addresses {
         self.held.iter().filter(|(name, _)| name == interface).map(|(_, ip)| ip.to_string()).collect()
     }
 
-    fn add(&mut self, rtnl: &Rtnl, held: &Held) -> anyhow::Result<()> {
-        let link = rtnl.link_by_name(&held.0)?;
+    /// Adds an address that is not there. (One that was there before weir is not weir's, and stays when weir goes.)
+    fn add(&mut self, rtnl: &Rtnl, ifindex: u32, held: &Held) -> anyhow::Result<()> {
         // Deprecated: packets of the director's own, those it wraps among them, must not come from the VIP.
-        let address = NewAddress::new(link.index, held.1, host_prefix(held.1)).nodad().deprecated();
+        let address = NewAddress::new(ifindex, held.1, host_prefix(held.1)).nodad().deprecated();
         let known = self.held.contains(held);
         if !known {
-            if rtnl.addresses(Some(link.index))?.iter().any(|there| there.ip == held.1) {
-                return Ok(()); // It was there before weir, and stays when weir goes.
-            }
             self.held.insert(held.clone());
             self.write()?;
         }

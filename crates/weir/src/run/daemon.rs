@@ -179,15 +179,19 @@ impl Daemon {
     fn reattach(&mut self) -> anyhow::Result<()> {
         let config = self.config.clone();
         let mut missing = Vec::new();
+        let mut outcome = Ok(());
         for name in config.director.interfaces.iter().map(weir_config::InterfaceName::as_str) {
             let Some(link) = self.rtnl.find_link(name)? else {
                 missing.push(name);
                 continue;
             };
             if self.attached.get(name).is_none_or(|(index, _)| *index != link.index) {
-                self.attach(&Interface { name: link.name, ifindex: link.index }, &config)?;
+                // One that cannot be attached keeps no other from it.
+                outcome =
+                    outcome.and(self.attach(&Interface { name: link.name, ifindex: link.index }, &config));
             }
         }
+        outcome?;
         anyhow::ensure!(
             missing.is_empty(),
             "{} has gone; packets that arrive elsewhere are not balanced",
@@ -230,17 +234,31 @@ impl Daemon {
                 return Err(error);
             }
         }
-        self.apply(&ops)?;
+        // Before the tables: a VIP without a director behind it would answer established connections with resets.
+        let released = self.addresses.release(&self.rtnl, &config);
+        if let Err(error) = self.apply(&ops) {
+            self.detach_all_but(&before);
+            return Err(error);
+        }
+        // In force from here on. What fails now is told, and tried again by every round.
         self.config = config;
         self.ways = ways;
         let config = self.config.clone();
-        self.detach_others(&config)?;
-        self.addresses.sync(&self.rtnl, &config)?;
-        self.complain(self.ways.problems(&config));
-        let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
+        let mut found = self.ways.problems(&config);
+        let detached = self.detach_others(&config);
+        let held = self.addresses.sync(&self.rtnl, &config);
+        for (what, outcome) in [("the interfaces", detached), ("the VIP addresses", released.and(held))] {
+            if let Err(error) = outcome {
+                let why = advice::cause_line(&error);
+                warnings.push(format!("{what}: {why}; this is tried again every second"));
+                found.insert(what.to_owned(), why);
+            }
+        }
+        self.complain(found);
         Ok((ops.len(), warnings))
     }
 

@@ -107,11 +107,14 @@ impl Started {
 
     /// Ends forwarding and leaves nothing behind.
     pub(super) fn stop(self) -> anyhow::Result<()> {
-        privileges::raise_for_unmount()?;
         self.remove()
     }
 
     fn remove(mut self) -> anyhow::Result<()> {
+        // Given up once the director runs; a start that fails after that needs it again. Unmounting tells if it is gone.
+        if let Err(error) = privileges::raise_for_unmount() {
+            tracing::debug!("{error:#}");
+        }
         // Addresses first: a VIP without a director behind it would answer with resets.
         let addresses = self.daemon.addresses.remove_all(&self.daemon.rtnl);
         remove_socket(&self.socket);

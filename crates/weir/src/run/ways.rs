@@ -121,7 +121,8 @@ impl Ways {
     pub(super) fn problems(&self, config: &Config) -> HashMap<String, String> {
         all_backends(config)
             .filter_map(|(service, backend)| {
-                Some((describe(service, backend), self.problem(backend)?.to_owned()))
+                let problem = self.problem(backend)?.to_owned();
+                Some((describe(service, backend), problem))
             })
             .collect()
     }
@@ -151,7 +152,10 @@ fn look_up(snapshot: &NextHops<'_>, asked: &Asked, config: &Config) -> Way {
             ))
         }
         Ok(hop) => Way::Known(hop),
-        Err(error @ NextHopError::NeighbourPending { .. }) => Way::Pending(error.to_string()),
+        // Asked again and again, a silent neighbour is now pending and now failed: to people it is one state.
+        Err(NextHopError::NeighbourPending { ifindex, next_hop }) => {
+            Way::Pending(NextHopError::NeighbourFailed { ifindex, next_hop }.to_string())
+        }
         Err(error @ (NextHopError::NeighbourFailed { .. } | NextHopError::Kernel(_))) => {
             Way::Silent(error.to_string())
         }

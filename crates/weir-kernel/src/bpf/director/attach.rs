@@ -76,11 +76,12 @@ impl Director {
         }
     }
 
-    /// Detaches from all interfaces.
+    /// Detaches from all interfaces, as far as it can be done; the first error.
     pub fn detach_all(&mut self) -> Result<(), Error> {
+        let mut outcome = Ok(());
         while let Some((_, link)) = self.links.pop_first() {
-            link.detach()?;
+            outcome = outcome.and(link.detach());
         }
-        Ok(())
+        outcome
     }
 }
