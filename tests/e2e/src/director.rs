@@ -139,14 +139,16 @@ impl Daemon {
     pub(crate) fn start(lab: &Lab, options: &[&str]) -> anyhow::Result<Self> {
         let mut daemon = Self::spawn(lab, options)?;
         let deadline = Instant::now() + PATIENCE;
-        while !daemon.log().contains("ready") {
+        loop {
             if let Some(status) = daemon.child.try_wait()? {
                 bail!("`weir run` ended with {status}: {}", daemon.log().trim());
+            }
+            if daemon.log().contains("ready: forwarding") {
+                return Ok(daemon);
             }
             ensure!(Instant::now() < deadline, "`weir run` is not ready: {}", daemon.log().trim());
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(daemon)
     }
 
     fn spawn(lab: &Lab, options: &[&str]) -> anyhow::Result<Self> {
@@ -157,6 +159,8 @@ impl Daemon {
             lab.weir().command(&["lab", "exec", "--keep-mounts", "--name", lab.name(), "director", "--"]);
         command.arg(lab.weir().path()).args(["run", "--config"]).arg(lab.config_path());
         command.arg("--runtime-dir").arg(lab.runtime_dir()).args(options);
+        // It might keep the director from saying that it is ready.
+        command.env_remove("WEIR_LOG");
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         Ok(Self { child: command.spawn().context("cannot start `weir run`")?, log })
     }

@@ -1,7 +1,8 @@
 //! The next hop's MAC address where `-m` was left out.
 //!
 //! Owns: asking routes and neighbours, how long to wait for an answer, which changes are worth asking again. Does not
-//! touch maps. Invariant: an address that was found stays in use until another one is known.
+//! touch maps. Invariant: an address that was found stays in use until another one is known; the kernel keeps
+//! fresh only the one in use, and none once the follower is gone.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A next hop being followed.
-pub(super) struct Follower {
+pub(super) struct Follower<'a> {
+    rtnl: &'a Rtnl,
     destination: IpAddr,
     ifindex: u32,
     interface: String,
@@ -27,10 +29,10 @@ pub(super) struct Follower {
     complaint: Option<String>,
 }
 
-impl Follower {
+impl<'a> Follower<'a> {
     /// Finds the next hop on the way to `destination`, which must lead out of `link`. `None`: told to stop meanwhile.
     pub(super) fn find(
-        rtnl: &Rtnl,
+        rtnl: &'a Rtnl,
         waker: &mut Waker,
         link: &Link,
         destination: IpAddr,
@@ -47,6 +49,11 @@ impl Follower {
                     }
                 }
                 Err(error) => {
+                    if let NextHopError::NeighbourPending { ifindex, next_hop }
+                    | NextHopError::NeighbourFailed { ifindex, next_hop } = &error
+                    {
+                        release(rtnl, *ifindex, *next_hop);
+                    }
                     return Err(error)
                         .with_context(|| format!("cannot find the next hop to {destination}"))
                         .advise("make the tunnel's destination reachable, or give the next hop's MAC address with -m");
@@ -54,16 +61,20 @@ impl Follower {
             }
         };
         let follower = Self {
+            rtnl,
             destination,
             ifindex: link.index,
             interface: link.name.clone(),
             hop: Arc::new(Mutex::new((hop.next_hop, hop.dst_mac))),
             complaint: None,
         };
-        follower.check(rtnl, &hop).advise(format!(
-            "give the MAC address of a next hop on {} with -m, or another interface with -i",
-            link.name
-        ))?;
+        if let Err(error) = follower.check(&hop) {
+            release(rtnl, hop.ifindex, hop.next_hop);
+            return Err(error).advise(format!(
+                "give the MAC address of a next hop on {} with -m, or another interface with -i",
+                link.name
+            ));
+        }
         Ok(Some(follower))
     }
 
@@ -86,17 +97,21 @@ impl Follower {
     }
 
     /// Looks again; the address if it is another one now. Where there is none any more, that is said once.
-    pub(super) fn refresh(&mut self, rtnl: &Rtnl) -> Option<[u8; 6]> {
-        let found = resolve_next_hop(rtnl, self.destination, None)
+    pub(super) fn refresh(&mut self) -> Option<[u8; 6]> {
+        let found = resolve_next_hop(self.rtnl, self.destination, None)
             .map_err(anyhow::Error::from)
-            .and_then(|hop| self.check(rtnl, &hop).map(|()| hop));
+            .and_then(|hop| self.check(&hop).map(|()| hop));
         match found {
             Ok(hop) => {
                 self.complaint = None;
                 let mut known = self.hop.lock().unwrap_or_else(PoisonError::into_inner);
-                let changed = known.1 != hop.dst_mac;
-                *known = (hop.next_hop, hop.dst_mac);
-                changed.then_some(hop.dst_mac.0)
+                let before = std::mem::replace(&mut *known, (hop.next_hop, hop.dst_mac));
+                // Events come in meanwhile, and the filter wants it.
+                drop(known);
+                if before.0 != hop.next_hop {
+                    release(self.rtnl, self.ifindex, before.0);
+                }
+                (before.1 != hop.dst_mac).then_some(hop.dst_mac.0)
             }
             Err(error) => {
                 let complaint = format!("{error:#}");
@@ -110,23 +125,36 @@ impl Follower {
         }
     }
 
-    /// The kernel need not keep the neighbour's address fresh for us any more.
-    pub(super) fn release(self, rtnl: &Rtnl) {
-        let (ip, _) = *self.hop.lock().unwrap_or_else(PoisonError::into_inner);
-        // The entry may have gone with its interface; then there is nothing to release.
-        let _ = rtnl.release_neighbour(self.ifindex, ip);
-    }
-
-    fn check(&self, rtnl: &Rtnl, hop: &NextHop) -> anyhow::Result<()> {
+    fn check(&self, hop: &NextHop) -> anyhow::Result<()> {
         if hop.ifindex == self.ifindex {
             return Ok(());
         }
-        let other =
-            rtnl.link_by_index(hop.ifindex).map_or_else(|_| "another interface".to_owned(), |link| link.name);
+        let other = self
+            .rtnl
+            .link_by_index(hop.ifindex)
+            .map_or_else(|_| "another interface".to_owned(), |link| link.name);
         bail!(anyhow!(
             "the way to {} leaves by {other}, and packets are sent out of {}, where they came in",
             self.destination,
             self.interface
         ))
+    }
+}
+
+impl Drop for Follower<'_> {
+    fn drop(&mut self) {
+        let (ip, _) = *self.hop.lock().unwrap_or_else(PoisonError::into_inner);
+        release(self.rtnl, self.ifindex, ip);
+    }
+}
+
+/// The kernel need not keep the neighbour's address fresh for us any more.
+fn release(rtnl: &Rtnl, ifindex: u32, ip: IpAddr) {
+    // The entry may have gone with its interface, and one that is not kept fresh (a permanent one) is to stay as it is.
+    if let Ok(Some(entry)) = rtnl.neighbour(ifindex, ip)
+        && entry.managed
+    {
+        // May go this very moment; then there is nothing to release.
+        let _ = rtnl.release_neighbour(ifindex, ip);
     }
 }

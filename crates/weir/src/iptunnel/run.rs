@@ -67,9 +67,6 @@ pub(super) fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     let mut session = Session { options, rtnl: &rtnl, link, tables, follower, told_too_big: false };
     let ended = session.forward(&mut waker);
     let detached = detach(name, &rtnl, &session.link, &program, options.mode);
-    if let Some(follower) = session.follower.take() {
-        follower.release(&rtnl);
-    }
     ended.and(detached)
 }
 
@@ -156,7 +153,7 @@ struct Session<'a> {
     rtnl: &'a Rtnl,
     link: Link,
     tables: Tables,
-    follower: Option<Follower>,
+    follower: Option<Follower<'a>>,
     told_too_big: bool,
 }
 
@@ -209,7 +206,7 @@ impl Session<'_> {
         }
         self.link = link;
         if let Some(follower) = &mut self.follower
-            && let Some(mac) = follower.refresh(self.rtnl)
+            && let Some(mac) = follower.refresh()
         {
             self.tables.replace(self.options.keys(), &self.options.tunnel(mac))?;
         }

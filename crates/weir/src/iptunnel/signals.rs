@@ -1,8 +1,10 @@
 //! Waiting for time to pass, the network to change, or someone to say stop.
 //!
 //! Owns: the signals that end the command, and the monitor of links, routes and neighbours. Knows nothing of what is
-//! done about them. Invariant: from [`Waker::new`] on SIGINT and SIGTERM interrupt nothing, they are just noticed.
+//! done about them. Invariant: from [`Waker::new`] on SIGINT, SIGTERM and SIGHUP interrupt nothing, they are just noticed;
+//! SIGHUP not even that where it was ignored from the start, as nohup(1) has it.
 
+use std::fs;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +26,7 @@ pub(super) enum Wake {
     Time,
     /// Links, routes or neighbours changed.
     Network,
-    /// SIGINT or SIGTERM.
+    /// SIGINT, SIGTERM or SIGHUP.
     Stop,
 }
 
@@ -40,8 +42,12 @@ pub(super) struct Waker {
 impl Waker {
     /// Begins to notice signals.
     pub(super) fn new() -> anyhow::Result<Self> {
-        let set: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-        set.thread_block().context("cannot hold back SIGINT and SIGTERM")?;
+        let mut set: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+        // A blocked signal is noticed even where it is ignored.
+        if !is_ignored(&fs::read_to_string("/proc/self/status").unwrap_or_default(), Signal::SIGHUP) {
+            set.add(Signal::SIGHUP);
+        }
+        set.thread_block().context("cannot hold back SIGINT, SIGTERM and SIGHUP")?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .context("cannot watch for signals")?;
         let network = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -94,6 +100,31 @@ impl Waker {
             if Instant::now() >= until {
                 return Ok(Wake::Time);
             }
+        }
+    }
+}
+
+/// Whether a process ignores a signal, by what proc_pid_status(5) says of it.
+fn is_ignored(status: &str, signal: Signal) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal as u32 - 1)) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn what_nohup_ignores_is_told_from_what_is_not_ignored() {
+        for (trap, ignored) in [("trap '' HUP", true), ("trap - HUP", false)] {
+            let script = format!("{trap}; exec cat /proc/self/status");
+            let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+            let status = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(is_ignored(&status, Signal::SIGHUP), ignored, "{status}");
+            assert!(!is_ignored(&status, Signal::SIGTERM), "{status}");
         }
     }
 }

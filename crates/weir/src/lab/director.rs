@@ -21,6 +21,9 @@ pub(super) const LABEL: &str = "director";
 /// Time the director has to load its programs and attach them.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What it says when it forwards.
+const READY: &[u8] = b"ready: forwarding";
+
 /// Starts it and waits until it says that it is ready.
 pub(super) fn start(lab: &Name) -> anyhow::Result<()> {
     let log = process::log(lab, LABEL);
@@ -28,18 +31,20 @@ pub(super) fn start(lab: &Name) -> anyhow::Result<()> {
     let mut command = Command::new(own_binary()?);
     command.arg("run").arg("--config").arg(lab.config());
     command.arg("--runtime-dir").arg(lab.host_dir(LABEL));
+    // It might keep the director from saying that it is ready.
+    command.env_remove("WEIR_LOG");
     let director = process::start(lab, LABEL, LABEL, command)?;
     let advice = format!("read {}", log.display());
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let text = fs::read(&log).unwrap_or_default();
-        let new = text.get(usize::try_from(already).unwrap_or(0)..).unwrap_or_default();
-        if new.windows(5).any(|window| window == b"ready") {
-            return Ok(());
-        }
         if !director.is_alive() {
             return Err(anyhow::anyhow!("the director ended: {}", process::last_words(lab, LABEL)))
                 .advise(advice);
+        }
+        let text = fs::read(&log).unwrap_or_default();
+        let new = text.get(usize::try_from(already).unwrap_or(0)..).unwrap_or_default();
+        if new.windows(READY.len()).any(|window| window == READY) {
+            return Ok(());
         }
         if Instant::now() > deadline {
             return Err(anyhow::anyhow!(

@@ -122,6 +122,10 @@ impl XdpMode {
             Self::Generic => "generic",
         }
     }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Auto, Self::Native, Self::Generic].into_iter().find(|mode| mode.as_str() == text)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

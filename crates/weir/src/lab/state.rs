@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 
+use super::XdpMode;
 use super::layout::Topology;
 use crate::advice::Advise as _;
 
@@ -72,6 +73,8 @@ impl Name {
 pub(super) struct Record {
     /// How it is wired.
     pub(super) topology: Topology,
+    /// How the director's program is to be attached.
+    pub(super) xdp_mode: XdpMode,
     /// Whether the director is run.
     pub(super) director: bool,
     /// Whether the agents are set up.
@@ -83,9 +86,14 @@ pub(super) struct Record {
 impl Record {
     /// The record of a lab; `None` if there is none, or none that can be read.
     pub(super) fn read(name: &Name) -> Option<Self> {
-        let value: Value = serde_json::from_slice(&fs::read(name.dir().join("lab.json")).ok()?).ok()?;
+        Self::decode(&serde_json::from_slice(&fs::read(name.dir().join("lab.json")).ok()?).ok()?)
+    }
+
+    fn decode(value: &Value) -> Option<Self> {
         Some(Self {
             topology: Topology::parse(value["topology"].as_str()?)?,
+            // Records did not always have it.
+            xdp_mode: value["xdp_mode"].as_str().map_or(Some(XdpMode::default()), XdpMode::parse)?,
             director: value["director"].as_bool()?,
             agents: value["agents"].as_bool()?,
             complete: value["complete"].as_bool()?,
@@ -94,13 +102,17 @@ impl Record {
 
     /// Writes it, all or nothing.
     pub(super) fn write(self, name: &Name) -> anyhow::Result<()> {
-        let value = json!({
+        write_whole(&name.dir().join("lab.json"), &self.encode().to_string())
+    }
+
+    fn encode(self) -> Value {
+        json!({
             "topology": self.topology.as_str(),
+            "xdp_mode": self.xdp_mode.as_str(),
             "director": self.director,
             "agents": self.agents,
             "complete": self.complete,
-        });
-        write_whole(&name.dir().join("lab.json"), &value.to_string())
+        })
     }
 }
 
@@ -186,6 +198,17 @@ fn mounts_below(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_keeps_how_the_program_is_attached() {
+        let topology = Topology::default();
+        let record =
+            Record { topology, xdp_mode: XdpMode::Generic, director: true, agents: false, complete: true };
+        let mut value = record.encode();
+        assert_eq!(Record::decode(&value), Some(record));
+        value.as_object_mut().unwrap().remove("xdp_mode");
+        assert_eq!(Record::decode(&value), Some(Record { xdp_mode: XdpMode::Auto, ..record }), "an old one");
+    }
 
     #[test]
     fn names_cannot_leave_the_directory_or_look_like_options() {

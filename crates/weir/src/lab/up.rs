@@ -18,6 +18,7 @@ pub(super) fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let lock = Lock::take()?;
     let wanted = Record {
         topology: args.topology,
+        xdp_mode: args.xdp_mode,
         director: !args.no_director,
         agents: !args.no_agents,
         complete: true,
@@ -41,10 +42,12 @@ pub(super) fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
                 let why = if found.is_some() { "damaged" } else { "not finished" };
                 eprintln!("lab {} was {why}; making it anew", lab.as_str());
             }
-            let made = make(lab, &layout, wanted, args.xdp_mode.as_str());
+            let made = make(lab, &layout, wanted);
             if let Err(error) = made {
                 // Processes' logs are quoted in the error; nothing is left behind for it.
-                take_down(lab)?;
+                if let Err(left) = take_down(lab) {
+                    eprintln!("warning: {left:#}");
+                }
                 return Err(error.context(format!("cannot make lab {}", lab.as_str())));
             }
         }
@@ -53,12 +56,12 @@ pub(super) fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     status::status(lab, false)
 }
 
-fn make(lab: &Name, layout: &Layout, wanted: Record, xdp_mode: &str) -> anyhow::Result<()> {
+fn make(lab: &Name, layout: &Layout, wanted: Record) -> anyhow::Result<()> {
     let dir = lab.dir();
     create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Record { complete: false, ..wanted }.write(lab)?;
     wiring::make(lab, layout)?;
-    write_whole(&lab.config(), &config(layout, xdp_mode))?;
+    write_whole(&lab.config(), &config(layout, wanted.xdp_mode.as_str()))?;
     for host in REAL_SERVERS {
         real_server::start_web(lab, host)?;
         if wanted.agents {

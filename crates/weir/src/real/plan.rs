@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use nix::errno::Errno;
 use weir_kernel::net::{Link, Prefix, Sysctl};
 
 use super::host::Host;
@@ -82,14 +83,14 @@ fn hide_from_arp(host: &Host, journal: &Journal, steps: &mut Vec<Step>) -> anyho
 /// A strict reverse path filter drops an unwrapped packet whose client is not reached by the interface it came in on.
 /// Loose is enough (an answer needs some route), and the interface's own 2 beats a 1 of `all`.
 fn loosen_path_filter(link: &Link, host: &Host, journal: &Journal) -> anyhow::Result<Option<Step>> {
-    let (_, all) = value_before("all", "rp_filter", journal)?;
+    let all = value_before("all", "rp_filter", journal)?.map_or(0, |(_, value)| value);
     if !host.answers_elsewhere(link) {
         return Ok(None);
     }
     raise(&link.name, "rp_filter", journal, |value| (value.max(all) != 1).then_some(value), 2)
 }
 
-/// The change of an IPv4 sysctl to `value`, unless `fine` says that it is fine as it was.
+/// The change of an IPv4 sysctl to `value`, unless `fine` says that it is fine as it was, or there is nothing to change.
 fn raise(
     interface: &str,
     name: &str,
@@ -97,19 +98,27 @@ fn raise(
     fine: impl Fn(i64) -> Option<i64>,
     value: i64,
 ) -> anyhow::Result<Option<Step>> {
-    let (key, before) = value_before(interface, name, journal)?;
+    let Some((key, before)) = value_before(interface, name, journal)? else {
+        return Ok(None);
+    };
     Ok(match fine(before) {
         Some(_) => None,
         None => Some(Step::Sysctl { key, previous: before.to_string(), value: value.to_string() }),
     })
 }
 
-/// A sysctl's key, and its value without weir's change.
-fn value_before(interface: &str, name: &str, journal: &Journal) -> anyhow::Result<(String, i64)> {
+/// A sysctl's key, and its value without weir's change; `None` for an interface that has no IPv4 (CAN, for example) or is
+/// gone by now.
+fn value_before(interface: &str, name: &str, journal: &Journal) -> anyhow::Result<Option<(String, i64)>> {
     let sysctl = Sysctl::ipv4_conf(interface, name)?;
-    let (key, current) = (sysctl.to_string(), sysctl.read()?);
+    let current = match sysctl.read() {
+        Ok(current) => current,
+        Err(error) if interface != "all" && error.errno() == Some(Errno::ENOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let key = sysctl.to_string();
     let before = journal.previous(&key, &current).unwrap_or(&current);
-    Ok((key, before.parse().unwrap_or(0)))
+    Ok(Some((key, before.parse().unwrap_or(0))))
 }
 
 /// The interface, up, with the address.
