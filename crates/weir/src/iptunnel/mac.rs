@@ -158,3 +158,43 @@ fn release(rtnl: &Rtnl, ifindex: u32, ip: IpAddr) {
         let _ = rtnl.release_neighbour(ifindex, ip);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use weir_kernel::net::{Netns, NewAddress, VethEnd};
+
+    use super::*;
+
+    /// In a network namespace of its own: needs root.
+    #[test]
+    fn the_neighbour_is_kept_fresh_no_longer_than_it_is_followed() {
+        let names = ["near", "far"].map(|end| format!("weir-follow-{end}-{}", std::process::id()));
+        let [netns, other] =
+            names.each_ref().map(|name| Netns::create(name).expect("making a network namespace needs root"));
+        let tested = netns.run_in(|| {
+            let rtnl = Rtnl::open().unwrap();
+            rtnl.create_veth(VethEnd::new("near"), VethEnd::new("far").in_netns(other.as_fd())).unwrap();
+            let near = rtnl.link_by_name("near").unwrap();
+            for (rtnl, name, address) in
+                [(&rtnl, "near", "10.9.0.1"), (&Rtnl::open_in(&other).unwrap(), "far", "10.9.0.2")]
+            {
+                let index = rtnl.link_by_name(name).unwrap().index;
+                rtnl.set_up(index).unwrap();
+                rtnl.add_address(&NewAddress::new(index, address.parse().unwrap(), 24)).unwrap();
+            }
+            let hop = "10.9.0.2".parse().unwrap();
+            let managed = || rtnl.neighbour(near.index, hop).unwrap().is_some_and(|entry| entry.managed);
+            let mut waker = Waker::new().unwrap();
+            let follower = Follower::find(&rtnl, &mut waker, &near, hop).unwrap();
+            let during = managed();
+            drop(follower);
+            (during, managed())
+        });
+        for name in &names {
+            Netns::delete(name).unwrap();
+        }
+        assert_eq!(tested.unwrap(), (true, false));
+    }
+}

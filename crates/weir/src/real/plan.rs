@@ -154,7 +154,23 @@ pub(super) fn segment_sizes(mtu: u32, from: &[Prefix]) -> (u16, u16) {
 
 #[cfg(test)]
 mod tests {
-    use super::segment_sizes;
+    use super::super::journal::Journal;
+    use super::{segment_sizes, value_before};
+
+    #[test]
+    fn there_is_nothing_to_change_on_an_interface_without_ipv4() {
+        let dir = std::env::temp_dir().join(format!("weir-plan-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let journal = Journal::open(&dir).unwrap();
+        let value = |interface, name| value_before(interface, name, &journal);
+        let found =
+            [value("nowhere", "arp_ignore"), value("lo", "arp_ignore"), value("all", "no_such_sysctl")];
+        std::fs::remove_dir_all(&dir).unwrap();
+        let [absent, present, wrong] = found;
+        assert_eq!(absent.unwrap(), None);
+        assert!(present.unwrap().is_some());
+        assert!(wrong.is_err(), "without IPv4 at all there is something amiss");
+    }
 
     #[test]
     fn segments_leave_room_for_the_outer_header() {
