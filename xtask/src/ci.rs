@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use crate::{
     abi, bpf,
     console::{self, Finished},
-    deps, run, setup,
+    deps, kernels, run, setup,
     workspace::Workspace,
 };
 
@@ -50,7 +50,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<ExitCode> {
             Ok(detail) => ("ok", detail.as_str()),
             Err(_) => ("FAILED", ""),
         };
-        println!("{}", format!("{result:<7} {name:<12} {:>7.1} s  {detail}", took.as_secs_f64()).trim_end());
+        println!("{}", format!("{result:<7} {name:<13} {:>7.1} s  {detail}", took.as_secs_f64()).trim_end());
     }
     let failed = rows.iter().filter(|(.., outcome)| outcome.is_err()).count();
     println!("{} passed, {failed} failed", rows.len() - failed);
@@ -79,6 +79,10 @@ fn steps(workspace: &Workspace) -> Vec<Step<'_>> {
         ("check-bpf", Box::new(|_| bpf::check(workspace).map(|summary| detail(&summary)))),
         ("doc", Box::new(cargo(&["doc", "--no-deps"], &[("RUSTDOCFLAGS", "-Dwarnings")]))),
         ("test", Box::new(|log| unit_tests(workspace, log))),
+        (
+            "check-kernels",
+            Box::new(|_| kernels::check(workspace, Vec::new(), false).map(|summary| detail(&summary))),
+        ),
         ("e2e", Box::new(|log| end_to_end(workspace, log))),
     ]
 }

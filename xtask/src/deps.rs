@@ -11,7 +11,7 @@ use crate::{placement, workspace::Workspace};
 /// Each of weir's crates and the ones it may be built from.
 ///
 /// Tests of any crate may use any other: the datapath's fixtures run through the kernel, for example.
-const INTERNAL: [(&str, &[&str]); 16] = [
+const INTERNAL: [(&str, &[&str]); 17] = [
     // No std: compiled for BPF too.
     ("weir-abi", &[]),
     ("weir-wire", &[]),
@@ -33,6 +33,7 @@ const INTERNAL: [(&str, &[&str]); 16] = [
         &["weir-abi", "weir-config", "weir-datapath", "weir-kernel", "weir-maglev", "weir-plan", "weir-wire"],
     ),
     ("weir-bench", &["weir-abi", "weir-kernel", "weir-maglev", "weir-testkit", "weir-wire"]),
+    ("weir-verify", &["weir-kernel", "weir-testkit"]),
     ("weir-e2e", &[]),
     ("weir-fuzz", &["weir-testkit"]),
     ("xtask", &["weir-bpf-build"]),
@@ -51,7 +52,7 @@ const EXTERNAL: [(&str, &[&str]); 13] = [
     ("hyper*", &["weir", "weir-api"]),
     ("libc", &["weir-kernel", "weir", "weir-e2e", "weir-bench", "weir-testkit"]),
     ("libfuzzer-sys", &["weir-fuzz"]),
-    ("nix", &["weir-kernel", "weir", "weir-e2e", "weir-bench", "weir-testkit"]),
+    ("nix", &["weir-kernel", "weir", "weir-e2e", "weir-bench", "weir-testkit", "weir-verify"]),
     ("anyhow", &["weir", "weir-e2e", "weir-bench", "xtask"]),
 ];
 

@@ -1,6 +1,6 @@
 //! The binary that is handed out: one file that needs nothing of the machine it is copied to.
 //!
-//! Owns: how the release binary is linked, and the proof that it is static. May not touch: what is in it.
+//! Owns: how static programs are linked, and the proof that they are. May not touch: what is in it.
 
 use std::{fs, path::PathBuf};
 
@@ -11,24 +11,31 @@ use crate::{run::succeed, setup, workspace::Workspace};
 
 /// Builds `weir` optimized, stripped and linked statically; returns where it is and what it weighs.
 pub(crate) fn build(workspace: &Workspace) -> anyhow::Result<String> {
-    setup::for_building()?;
-    let target = host_target()?;
-    let mut command = workspace.cargo("build");
-    // With a target named, the flags are for weir alone and not for the build scripts, which must stay dynamic.
-    command.args(["--package", "weir", "--profile", "dist", "--target", &target]);
-    command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    succeed(command)?;
-
-    let built = workspace.target.join(&target).join("dist/weir");
-    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    if !is_static(&bytes)? {
-        bail!("{} needs a dynamic linker; install the static C library (Debian: libc6-dev)", built.display());
-    }
+    let built = static_program(workspace, "weir", "dist")?;
+    let size = fs::metadata(&built).with_context(|| format!("cannot read {}", built.display()))?.len();
     let handed_out: PathBuf = workspace.target.join("dist");
     fs::create_dir_all(&handed_out).with_context(|| format!("cannot create {}", handed_out.display()))?;
     let handed_out = handed_out.join("weir");
     fs::copy(&built, &handed_out).with_context(|| format!("cannot copy to {}", handed_out.display()))?;
-    Ok(format!("dist: {} is static, {} MiB", handed_out.display(), bytes.len().div_ceil(1 << 20)))
+    Ok(format!("dist: {} is static, {} MiB", handed_out.display(), size.div_ceil(1 << 20)))
+}
+
+/// Builds the program of `package` in `profile`, linked statically, and makes sure that it is; returns where it is.
+pub(crate) fn static_program(workspace: &Workspace, package: &str, profile: &str) -> anyhow::Result<PathBuf> {
+    setup::for_building()?;
+    let target = host_target()?;
+    let mut command = workspace.cargo("build");
+    // With a target named, the flags are for weir alone and not for the build scripts, which must stay dynamic.
+    command.args(["--package", package, "--profile", profile, "--target", &target]);
+    command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    succeed(command)?;
+
+    let built = workspace.target.join(&target).join(profile).join(package);
+    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    if !is_static(&bytes)? {
+        bail!("{} needs a dynamic linker; install the static C library (Debian: libc6-dev)", built.display());
+    }
+    Ok(built)
 }
 
 /// The target triple of the compiler in use.

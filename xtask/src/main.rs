@@ -9,13 +9,14 @@ mod ci;
 mod console;
 mod deps;
 mod dist;
+mod kernels;
 mod placement;
 mod run;
 mod setup;
 mod source;
 mod workspace;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use workspace::Workspace;
@@ -87,6 +88,12 @@ enum Command {
     },
     /// Check that the BPF objects contain no panic and no unexpected function call.
     CheckBpf,
+    /// Check that the running kernel and Debian 12's accept every BPF program, within its budget, and run it right.
+    CheckKernels {
+        /// Another kernel than Debian's, a vmlinuz for x86-64; may be given more than once.
+        #[arg(long, value_name = "PATH")]
+        kernel: Vec<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -121,6 +128,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             abi::bless(&workspace, unreleased).map(|summary| report(&summary))
         }
         Command::CheckBpf => bpf::check(&workspace).map(|summary| report(&summary)),
+        Command::CheckKernels { kernel } => {
+            kernels::check(&workspace, kernel, true).map(|summary| report(&summary))
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What weir's tests share: frames and tables in plain memory, packets, table images and fixtures.
 //!
 //! Owns the host side of "one set of packets, three runners": a [`Fixture`] says what goes in, what the tables hold and
-//! what must come out; `tests/host.rs` runs it through `weir_datapath::process` and `tests/kernel.rs` through the verified
-//! program. Invariant: nothing here decides what is right by calling the code under test.
+//! what must come out; `tests/host.rs` runs it through `weir_datapath::process` and `tests/kernel.rs`, by [`verified`],
+//! through the verified program. Invariant: nothing here decides what is right by calling the code under test.
 
 mod fixture;
 mod frame;
@@ -12,6 +12,7 @@ pub mod outer;
 pub mod packet;
 mod random;
 mod tables;
+pub mod verified;
 
 pub use fixture::{Expected, Fixture, Step, fixtures};
 pub use frame::MemoryFrame;

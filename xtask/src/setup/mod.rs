@@ -5,9 +5,12 @@
 
 mod compiler;
 mod linker;
-mod packages;
+pub(crate) mod packages;
 
 use anyhow::bail;
+
+use crate::workspace::which;
+pub(crate) use packages::EMULATOR;
 
 /// Everything needed to build weir: a compiler for the BPF target, and its linker.
 pub(crate) fn for_building() -> anyhow::Result<()> {
@@ -25,6 +28,17 @@ pub(crate) fn for_running() -> anyhow::Result<()> {
     let still: Vec<_> = packages::missing().into_iter().filter(|tool| tool.required).collect();
     if !still.is_empty() {
         bail!("after installing, these commands are still missing: {}", packages::commands(&still));
+    }
+    Ok(())
+}
+
+/// Everything needed to run another kernel in a machine of its own.
+pub(crate) fn for_emulating() -> anyhow::Result<()> {
+    if which(EMULATOR.command).is_none() {
+        packages::install(&[EMULATOR])?;
+    }
+    if which(EMULATOR.command).is_none() {
+        bail!("after installing, {} is still missing", EMULATOR.command);
     }
     Ok(())
 }

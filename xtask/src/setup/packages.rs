@@ -37,6 +37,10 @@ const TOOLS: [Tool; 7] = [
     Tool { command: "bpftool", package: "bpftool", required: false },
 ];
 
+/// What machines to try other kernels on are made with; not part of [`missing`].
+pub(crate) const EMULATOR: Tool =
+    Tool { command: "qemu-system-x86_64", package: "qemu-system-x86", required: true };
+
 /// Another package manager, which the user is told how to call.
 struct Manager {
     program: &'static str,
@@ -46,16 +50,25 @@ struct Manager {
 }
 
 const OTHERS: [Manager; 4] = [
-    Manager { program: "dnf", install: "dnf install", renamed: &[("ip", "iproute"), ("ping", "iputils")] },
+    Manager {
+        program: "dnf",
+        install: "dnf install",
+        renamed: &[("ip", "iproute"), ("ping", "iputils"), ("qemu-system-x86_64", "qemu-system-x86")],
+    },
     Manager {
         program: "zypper",
         install: "zypper install",
-        renamed: &[("ip", "iproute2"), ("ping", "iputils")],
+        renamed: &[("ip", "iproute2"), ("ping", "iputils"), ("qemu-system-x86_64", "qemu-x86")],
     },
     Manager {
         program: "pacman",
         install: "pacman -S",
-        renamed: &[("ip", "iproute2"), ("ping", "iputils"), ("bpftool", "bpf")],
+        renamed: &[
+            ("ip", "iproute2"),
+            ("ping", "iputils"),
+            ("bpftool", "bpf"),
+            ("qemu-system-x86_64", "qemu-system-x86"),
+        ],
     },
     Manager { program: "apk", install: "apk add", renamed: &[("ip", "iproute2"), ("ping", "iputils")] },
 ];

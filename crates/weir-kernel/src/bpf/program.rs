@@ -85,6 +85,11 @@ impl Loaded {
         Ok(Program { fd, name: name.to_owned(), kind })
     }
 
+    /// The names of all programs.
+    pub fn program_names(&self) -> Vec<String> {
+        self.ebpf.programs().map(|(name, _)| name.to_owned()).collect()
+    }
+
     /// The map `name`.
     pub fn map(&self, name: &str) -> Result<RawMap, Error> {
         let map = self.ebpf.map(name).ok_or_else(|| self.missing("map", name))?;

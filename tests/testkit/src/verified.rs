@@ -1,0 +1,149 @@
+//! The director as the kernel verified it, under BPF_PROG_TEST_RUN.
+//!
+//! Owns: the maps' contents and the counters' readings around a run. May not touch: what a packet should become; that is
+//! the fixture's. Invariant: what it says happened was read from the kernel, never computed here.
+
+use std::sync::atomic::Ordering;
+
+use weir_abi::{Count, FLOWS_PER_BUCKET, Reason, map};
+use weir_datapath::Action;
+use weir_kernel::bpf::{Error, LoadOptions, Loaded, Mapped, Program, RawMap, load, test_run};
+
+use crate::{Expected, Fixture, Image, outer};
+
+/// What BPF_PROG_TEST_RUN says packets came in by: the loopback.
+pub const LOOPBACK: u32 = 1;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+/// The director's program in the kernel, with its tables mapped.
+#[derive(Debug)]
+pub struct Kernel {
+    program: Program,
+    control: Mapped<8>,
+    services: Mapped<8>,
+    rings: Mapped<1>,
+    backends: Mapped<8>,
+    flows: Mapped<FLOWS_PER_BUCKET>,
+    reasons: RawMap,
+    backend_counts: RawMap,
+    _object: Loaded,
+}
+
+impl Kernel {
+    /// Loads the director with small tables. Needs root.
+    pub fn new() -> Result<Self, Error> {
+        let sizes = [
+            (map::SERVICES, 256),
+            (map::RINGS, 1 << 14),
+            (map::BACKENDS, 64),
+            (map::FLOWS, 1 << 10),
+            (map::BACKEND_COUNTS, 64),
+        ];
+        let max_entries = sizes.map(|(name, size)| (name.to_owned(), size)).to_vec();
+        let mut object = load("director", &LoadOptions { max_entries, ..LoadOptions::default() })?;
+        Ok(Self {
+            control: Mapped::new(&object.map(map::CONTROL)?)?,
+            services: Mapped::new(&object.map(map::SERVICES)?)?,
+            rings: Mapped::new(&object.map(map::RINGS)?)?,
+            backends: Mapped::new(&object.map(map::BACKENDS)?)?,
+            flows: Mapped::new(&object.map(map::FLOWS)?)?,
+            reasons: object.map(map::REASONS)?,
+            backend_counts: object.map(map::BACKEND_COUNTS)?,
+            program: object.program("director")?,
+            _object: object,
+        })
+    }
+
+    /// Puts an image into the maps and empties the flow table.
+    pub fn fill(&self, image: &Image) {
+        let put = |to: &Mapped<8>, records: &[[u64; 8]]| {
+            for (index, record) in to.records().enumerate() {
+                let words = records.get(index).copied().unwrap_or([0; 8]);
+                record.iter().zip(words).for_each(|(cell, word)| cell.store(word, Ordering::Relaxed));
+            }
+        };
+        put(&self.control, std::slice::from_ref(&image.control));
+        put(&self.services, &image.services);
+        put(&self.backends, &image.backends);
+        for (index, slot) in self.rings.records().enumerate() {
+            slot[0].store(image.rings.get(index).copied().unwrap_or(0), Ordering::Relaxed);
+        }
+        self.flows.records().flatten().for_each(|entry| entry.store(0, Ordering::Relaxed));
+        assert_eq!(self.flows.len(), image.flow_buckets, "host and kernel have flow tables of one size");
+    }
+
+    /// Runs the program once: its verdict, and the packet as it left it.
+    pub fn run(&self, packet: &[u8]) -> (Action, Vec<u8>) {
+        let run = test_run(&self.program, packet, None, 1).expect("test run");
+        let action = match run.retval {
+            XDP_PASS => Action::Pass,
+            XDP_DROP => Action::Drop,
+            XDP_TX => Action::Send { ifindex: LOOPBACK },
+            other => panic!("unexpected return value {other}"),
+        };
+        (action, run.packet)
+    }
+
+    /// The counters of all reasons.
+    pub fn reasons(&self) -> Vec<Count> {
+        counts(&self.reasons, Reason::COUNT)
+    }
+
+    /// The counters of the first `len` backends.
+    pub fn backend_counts(&self, len: u32) -> Vec<Count> {
+        counts(&self.backend_counts, len)
+    }
+
+    /// The flow table, word by word.
+    pub fn flow_words(&self) -> Vec<u64> {
+        self.flows.records().flatten().map(|entry| entry.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Sends a fixture's packets through the program, in the fixture's tables.
+    ///
+    /// # Panics
+    /// Where verdict, bytes, reason or a counter differ from what the fixture says.
+    pub fn hold(&self, fixture: &Fixture) {
+        self.fill(&fixture.image);
+        for (number, step) in fixture.steps.iter().enumerate() {
+            let name = format!("{}, packet {number}", fixture.name);
+            let before = self.reasons();
+            let (action, bytes) = self.run(&step.input);
+            let risen = risen(&before, &self.reasons());
+            for reason in Reason::ALL {
+                let expected = if *reason == step.reason { (1, step.input.len() as u64) } else { (0, 0) };
+                let count = risen[*reason as usize];
+                assert_eq!((count.packets, count.bytes), expected, "{name}: {}", reason.label());
+            }
+            match &step.expected {
+                Expected::Passed => assert_eq!((action, &bytes), (Action::Pass, &step.input), "{name}"),
+                Expected::Dropped => assert_eq!(action, Action::Drop, "{name}"),
+                Expected::Wrapped(backends) => {
+                    assert_eq!(action, Action::Send { ifindex: LOOPBACK }, "{name}");
+                    let results: Vec<_> =
+                        backends.iter().map(|b| outer::check_wrapped(&step.input, &bytes, *b)).collect();
+                    assert!(results.iter().any(Result::is_ok), "{name}: {results:?}");
+                }
+            }
+        }
+    }
+}
+
+fn counts(map: &RawMap, len: u32) -> Vec<Count> {
+    let sum = |index: u32| {
+        let cpus = map.get_per_cpu(&index.to_ne_bytes()).expect("readable").expect("inside the array");
+        cpus.iter().fold(Count::default(), |sum, value| {
+            let field = |at: usize| u64::from_ne_bytes(value[at..at + 8].try_into().expect("eight bytes"));
+            Count { packets: sum.packets + field(0), bytes: sum.bytes + field(8) }
+        })
+    };
+    (0..len).map(sum).collect()
+}
+
+/// Differences of two readings of the counters.
+pub fn risen(before: &[Count], after: &[Count]) -> Vec<Count> {
+    let rise = |(b, a): (&Count, &Count)| Count { packets: a.packets - b.packets, bytes: a.bytes - b.bytes };
+    before.iter().zip(after).map(rise).collect()
+}
