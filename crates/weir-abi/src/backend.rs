@@ -11,8 +11,8 @@ pub const NO_BACKEND_ID: u32 = 0;
 /// | 0, 1 | outer destination: the real server's address |
 /// | 2, 3 | outer source |
 /// | 4 | next hop's MAC (bits 0-47, first byte lowest), MTU towards it in bytes (48-63) |
-/// | 5 | source MAC (bits 0-47), [`BackendState`] (48-55), [`Encapsulation`] (56-63) |
-/// | 6 | egress interface index (low 32), one's-complement sum of the constant outer IPv4 header words (32-47) |
+/// | 5 | source MAC (bits 0-47), [`BackendState`] (48-55), [`Encapsulation`] (56-62), [`SPREAD_SOURCE`] (63) |
+/// | 6 | egress interface index (low 32), one's-complement sum of the constant outer IPv4 header words (32-47), VLAN id of the egress tag (48-63; 0 = untagged) |
 /// | 7 | service id (low 32), end of draining in seconds of CLOCK_BOOTTIME (high 32; 0 = not draining) |
 ///
 /// Words 0-3 of an id change only after every reference to it is gone and a grace period has passed.
@@ -30,7 +30,7 @@ pub enum BackendState {
     Draining = 2,
 }
 
-/// The outer header a backend's packets get.
+/// How a backend's packets travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Encapsulation {
@@ -40,14 +40,56 @@ pub enum Encapsulation {
     Ip6InIp6 = 2,
     /// IPv4 in IPv6, next header 4 (RFC 2473).
     Ip4InIp6 = 3,
+    /// IPv6 in IPv4, protocol 41 (RFC 4213).
+    Ip6InIp4 = 4,
+    /// GUE variant 1 over IPv4: UDP, then the packet itself (draft-ietf-intarea-gue, section 4).
+    GueInIp4 = 5,
+    /// GUE variant 1 over IPv6.
+    GueInIp6 = 6,
+    /// No outer header: only the MAC addresses change (layer-2 direct server return).
+    Layer2 = 7,
+    /// The backend is this machine: packets are left to its network stack as they are.
+    Local = 8,
 }
 
+/// Bit of the encapsulation's byte: the outer source is word 2 and 3 with the control record's source mask filled in
+/// from the flow's hash.
+pub const SPREAD_SOURCE: u8 = 1 << 7;
+
 impl Encapsulation {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Ip4InIp4,
+        Self::Ip6InIp6,
+        Self::Ip4InIp6,
+        Self::Ip6InIp4,
+        Self::GueInIp4,
+        Self::GueInIp6,
+        Self::Layer2,
+        Self::Local,
+    ];
+
+    /// The encapsulation with this number; the bit [`SPREAD_SOURCE`] does not count.
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == byte & !SPREAD_SOURCE)
+    }
     /// Bytes the outer header adds.
     pub fn overhead(self) -> u16 {
         match self {
-            Self::Ip4InIp4 => 20,
+            Self::Ip4InIp4 | Self::Ip6InIp4 => 20,
+            Self::GueInIp4 => 28,
             Self::Ip6InIp6 | Self::Ip4InIp6 => 40,
+            Self::GueInIp6 => 48,
+            Self::Layer2 | Self::Local => 0,
+        }
+    }
+    /// The protocol number of an outer IPv4 header, if there is one.
+    fn outer_ipv4_protocol(self) -> Option<u8> {
+        match self {
+            Self::Ip4InIp4 => Some(4),
+            Self::Ip6InIp4 => Some(41),
+            Self::GueInIp4 => Some(17),
+            Self::Ip6InIp6 | Self::Ip4InIp6 | Self::GueInIp6 | Self::Layer2 | Self::Local => None,
         }
     }
 }
@@ -94,29 +136,23 @@ impl<W: Words> Backend<W> {
             _ => BackendState::Down,
         }
     }
-    /// The encapsulation's number.
+    /// The encapsulation's number, with the bit [`SPREAD_SOURCE`].
     #[inline(always)]
     pub fn encapsulation_byte(&self) -> u8 {
         (self.0.load(5) >> 56) as u8
     }
     /// The encapsulation, if it is a known one.
     pub fn encapsulation(&self) -> Option<Encapsulation> {
-        match self.encapsulation_byte() {
-            1 => Some(Encapsulation::Ip4InIp4),
-            2 => Some(Encapsulation::Ip6InIp6),
-            3 => Some(Encapsulation::Ip4InIp6),
-            _ => None,
-        }
+        Encapsulation::from_byte(self.encapsulation_byte())
     }
-    /// Egress interface index.
-    #[inline(always)]
-    pub fn ifindex(&self) -> u32 {
-        self.0.load(6) as u32
+    /// Whether the outer source is spread over the director's source prefix.
+    pub fn spreads_source(&self) -> bool {
+        self.encapsulation_byte() & SPREAD_SOURCE != 0
     }
-    /// One's-complement sum of the outer IPv4 header words that are the same in every packet.
+    /// Word 6: where packets leave, taken together.
     #[inline(always)]
-    pub fn outer_sum(&self) -> u16 {
-        (self.0.load(6) >> 32) as u16
+    pub fn egress(&self) -> Egress {
+        Egress(self.0.load(6))
     }
     /// The service the backend belongs to.
     #[inline(always)]
@@ -126,6 +162,32 @@ impl<W: Words> Backend<W> {
     /// When draining ends, in seconds of CLOCK_BOOTTIME; 0 = not draining.
     pub fn drain_until(&self) -> u32 {
         (self.0.load(7) >> 32) as u32
+    }
+}
+
+/// Word 6 of a backend record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Egress(pub u64);
+
+impl Egress {
+    /// Packs the three.
+    pub fn new(ifindex: u32, outer_sum: u16, vlan: u16) -> Self {
+        Self(ifindex as u64 | (outer_sum as u64) << 32 | (vlan as u64) << 48)
+    }
+    /// Egress interface index.
+    #[inline(always)]
+    pub fn ifindex(self) -> u32 {
+        self.0 as u32
+    }
+    /// One's-complement sum of the outer IPv4 header words that are the same in every packet.
+    #[inline(always)]
+    pub fn outer_sum(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+    /// VLAN id of the tag that leaving frames get, 1 to 4094; 0 = none.
+    #[inline(always)]
+    pub fn vlan(self) -> u16 {
+        (self.0 >> 48) as u16
     }
 }
 
@@ -169,8 +231,12 @@ pub struct BackendFields {
     pub state: BackendState,
     /// Outer header.
     pub encapsulation: Encapsulation,
+    /// Whether `source` is a network whose host bits are filled in by flow ([`SPREAD_SOURCE`]).
+    pub spread_source: bool,
     /// Egress interface index.
     pub ifindex: u32,
+    /// VLAN id of the egress tag; 0 = none.
+    pub vlan: u16,
     /// Owner.
     pub service_id: u32,
     /// End of draining, seconds of CLOCK_BOOTTIME; 0 = not draining.
@@ -180,7 +246,8 @@ pub struct BackendFields {
 impl BackendFields {
     /// The record, with the outer header's constant sum computed.
     pub fn record(&self) -> BackendRecord {
-        let kind = u16::from_le_bytes([self.state as u8, self.encapsulation as u8]);
+        let spread = if self.spread_source { SPREAD_SOURCE } else { 0 };
+        let kind = u16::from_le_bytes([self.state as u8, self.encapsulation as u8 | spread]);
         [
             self.destination.0[0],
             self.destination.0[1],
@@ -188,19 +255,17 @@ impl BackendFields {
             self.source.0[1],
             MacAnd16::new(self.next_hop_mac, self.mtu).0,
             MacAnd16::new(self.source_mac, kind).0,
-            self.ifindex as u64 | u64::from(self.constant_sum()) << 32,
+            Egress::new(self.ifindex, self.constant_sum(), self.vlan).0,
             self.service_id as u64 | u64::from(self.drain_until) << 32,
         ]
     }
 
-    /// Sum over version/IHL, flags (DF), TTL 64, protocol 4, source and destination; native-endian 16-bit words, all
-    /// carries folded (RFC 1071). Zero where the outer header is IPv6, which has no checksum.
+    /// Sum over version/IHL, flags (DF), TTL 64, protocol, source and destination; native-endian 16-bit words, all
+    /// carries folded (RFC 1071). Zero where there is no outer IPv4 header.
     fn constant_sum(&self) -> u16 {
-        if self.encapsulation != Encapsulation::Ip4InIp4 {
-            return 0;
-        }
+        let Some(protocol) = self.encapsulation.outer_ipv4_protocol() else { return 0 };
         let (s, d) = (self.source.octets(), self.destination.octets());
-        let pairs = [[0x45, 0], [0x40, 0], [64, 4], [s[0], s[1]], [s[2], s[3]], [d[0], d[1]], [d[2], d[3]]];
+        let pairs = [[0x45, 0], [0x40, 0], [64, protocol], [s[0], s[1]], [s[2], s[3]], [d[0], d[1]], [d[2], d[3]]];
         let mut sum: u32 = pairs.iter().map(|pair| u32::from(u16::from_ne_bytes(*pair))).sum();
         while sum >> 16 != 0 {
             sum = (sum & 0xffff) + (sum >> 16);

@@ -10,10 +10,11 @@ pub const MAGIC: u32 = 0x7765_6972;
 /// | --- | --- |
 /// | 0 | [`MAGIC`] (low 32), ABI version (high 32) |
 /// | 1 | live service table and its seed ([`ServiceTable`]) |
-/// | 2 | reserved, zero |
+/// | 2 | [`Features`] |
 /// | 3, 4 | secret key of the flow hash |
-/// | 5 | flow bucket mask (low 32; number of buckets - 1), tick shift (bits 32-39): tick = jiffies >> shift |
-/// | 6, 7 | reserved, zero |
+/// | 5 | flow bucket mask (low 32; number of buckets - 1), tick shift (bits 32-39): tick = jiffies >> shift; log2 of the number of fragment buckets (40-47) |
+/// | 6 | bits of an outer IPv4 source that are filled in by flow (low 32, packet order) |
+/// | 7 | the same of an outer IPv6 source: of its last eight bytes, packet order |
 pub type ControlRecord = [u64; 8];
 
 /// A view of the control record.
@@ -53,9 +54,39 @@ impl<W: Words> Control<W> {
     pub fn tick_shift(&self) -> u32 {
         (self.0.load(5) >> 32) as u32 & 0x3f
     }
-    /// Writes word 5.
-    pub fn set_flow_geometry(&self, mask: u32, tick_shift: u32) {
-        self.0.store(5, mask as u64 | u64::from(tick_shift & 0x3f) << 32);
+    /// Number of buckets of the fragment table less one.
+    #[inline(always)]
+    pub fn fragment_mask(&self) -> u32 {
+        (1u32 << ((self.0.load(5) >> 40) as u32 & 0x1f)) - 1
+    }
+    /// Writes word 5: buckets of the flow table less one, the clock's rate, log2 of the buckets of the fragment table.
+    pub fn set_geometry(&self, flow_mask: u32, tick_shift: u32, fragment_log2: u32) {
+        let clock = u64::from(tick_shift & 0x3f) << 32;
+        self.0.store(5, flow_mask as u64 | clock | u64::from(fragment_log2 & 0x1f) << 40);
+    }
+    /// What the director does besides balancing.
+    #[inline(always)]
+    pub fn features(&self) -> Features {
+        Features(self.0.load(2))
+    }
+    /// Replaces it; one store.
+    pub fn set_features(&self, features: Features) {
+        self.0.store(2, features.0);
+    }
+    /// Bits of an outer IPv4 source that are filled in by flow, as they stand in the packet.
+    #[inline(always)]
+    pub fn source_mask_v4(&self) -> u32 {
+        self.0.load(6) as u32
+    }
+    /// Bits of the last eight bytes of an outer IPv6 source that are filled in by flow, as they stand in the packet.
+    #[inline(always)]
+    pub fn source_mask_v6(&self) -> u64 {
+        self.0.load(7)
+    }
+    /// Writes both.
+    pub fn set_source_masks(&self, v4: u32, v6: u64) {
+        self.0.store(6, v4 as u64);
+        self.0.store(7, v6);
     }
     /// Writes the hash key. Only before the programs are attached: a new key moves every flow.
     pub fn set_hash_key(&self, key: [u64; 2]) {
@@ -65,5 +96,48 @@ impl<W: Words> Control<W> {
     /// Writes magic and version.
     pub fn set_identity(&self) {
         self.0.store(0, Self::IDENTITY);
+    }
+}
+
+/// What the director does besides balancing, in one word.
+///
+/// | bits | content |
+/// | --- | --- |
+/// | 0-7 | flags, the constants below |
+/// | 16-31 | UDP destination port of GUE, packet order |
+/// | 32-63 | ICMP errors a CPU may send in a tick |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Features(pub u64);
+
+impl Features {
+    /// Echo requests to VIPs are answered.
+    pub const ANSWER_ECHO: u8 = 1;
+    /// Who sends what does not fit once wrapped is told.
+    pub const SEND_TOO_BIG: u8 = 1 << 1;
+    /// There are services for whole prefixes: an address that is no VIP must be looked up among them.
+    pub const PREFIXES: u8 = 1 << 2;
+    /// There are addresses to which wrapped packets may come.
+    pub const DECAPSULATE: u8 = 1 << 3;
+    /// The UDP checksum of GUE over IPv6 is computed; without it, it is zero (RFC 6935).
+    pub const GUE_CHECKSUM: u8 = 1 << 4;
+
+    /// Packs the three; `gue_port` in host order.
+    pub fn new(flags: u8, gue_port: u16, error_budget: u32) -> Self {
+        Self(flags as u64 | u64::from(gue_port.to_be()) << 16 | (error_budget as u64) << 32)
+    }
+    /// Whether a flag is set.
+    #[inline(always)]
+    pub fn has(self, flag: u8) -> bool {
+        self.0 as u8 & flag != 0
+    }
+    /// UDP destination port of GUE as it stands in the packet.
+    #[inline(always)]
+    pub fn gue_port(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+    /// ICMP errors a CPU may send in a tick.
+    #[inline(always)]
+    pub fn error_budget(self) -> u32 {
+        (self.0 >> 32) as u32
     }
 }

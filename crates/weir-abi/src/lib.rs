@@ -25,15 +25,21 @@ pub mod map;
 mod reason;
 mod ring;
 mod service;
+mod source;
 
 pub use backend::{
-    Backend, BackendFields, BackendRecord, BackendState, Encapsulation, MacAnd16, NO_BACKEND_ID,
+    Backend, BackendFields, BackendRecord, BackendState, Egress, Encapsulation, MacAnd16, NO_BACKEND_ID,
+    SPREAD_SOURCE,
 };
-pub use control::{Control, ControlRecord, MAGIC};
+pub use control::{Control, ControlRecord, Features, MAGIC};
 pub use flow::{FLOWS_PER_BUCKET, FlowEntry, TIME_BITS};
 pub use reason::{Count, Reason, Verdict};
 pub use ring::{RingRange, RingSlot};
-pub use service::{NoBackend, Service, ServiceKey, ServiceRecord, ServiceTable, policy_word, service_index};
+pub use service::{
+    Budget, HashFields, NoBackend, Policy, ServerIds, Service, ServiceKey, ServiceRecord, ServiceTable, Traits,
+    service_index,
+};
+pub use source::{PrefixKey, ServerKey, SourceRule};
 
 /// Version of everything in this crate. A pin made under another version is never reused.
 pub const ABI_VERSION: u32 = 1;
@@ -50,6 +56,14 @@ pub trait Words {
     fn load(&self, index: usize) -> u64;
     /// Replaces the word at `index`.
     fn store(&self, index: usize, word: u64);
+    /// Adds to the word at `index`, wrapping, and returns it as it was. A load and a store: of CPUs that race, one may be
+    /// forgotten.
+    #[inline(always)]
+    fn add(&self, index: usize, by: u64) -> u64 {
+        let word = self.load(index);
+        self.store(index, word.wrapping_add(by));
+        word
+    }
 }
 
 impl<const N: usize> Words for [core::sync::atomic::AtomicU64; N] {

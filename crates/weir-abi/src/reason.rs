@@ -7,8 +7,10 @@ pub enum Verdict {
     Pass,
     /// Discarded.
     Drop,
-    /// Wrapped and sent to a backend.
+    /// Sent on to a backend.
     Forward,
+    /// Answered to where it came from.
+    Reply,
 }
 
 /// Packets and bytes under one reason or backend; bytes are those of the frame as it came in.
@@ -51,16 +53,16 @@ macro_rules! reasons {
 }
 
 reasons! {
-    #[doc = "Neither IPv4 nor IPv6 right behind the Ethernet header (ARP, or a VLAN tag)."]
+    #[doc = "Neither IPv4 nor IPv6 (ARP, for example), or behind more than two VLAN tags."]
     NotIp = 0, Pass, "not_ip";
     #[doc = "To an address and port that are no service."]
     NotService = 1, Pass, "not_service";
     #[doc = "To a VIP, but a protocol or port that is no service there."]
     VipOther = 2, Pass, "vip_other";
-    #[doc = "To a VIP, with IPv6 extension headers; left to the kernel."]
+    #[doc = "To a VIP, with IPv6 extension headers that are too many, too long or unknown; left to the kernel."]
     VipUnsupported = 3, Pass, "vip_unsupported";
-    #[doc = "A fragment to a VIP; left to the kernel."]
-    VipFragment = 4, Pass, "vip_fragment";
+    #[doc = "A later fragment to a VIP of a packet whose first fragment was not seen."]
+    FragmentOrphan = 4, Drop, "fragment_orphan";
     #[doc = "Shorter than its headers claim, and to no VIP."]
     Malformed = 5, Pass, "malformed";
     #[doc = "To a VIP, shorter than its headers claim."]
@@ -69,7 +71,7 @@ reasons! {
     NoBackendDrop = 7, Drop, "no_backend_drop";
     #[doc = "No backend can take the packet; passed to the kernel, as the service says."]
     NoBackendPass = 8, Pass, "no_backend_pass";
-    #[doc = "Larger than the path to the backend once wrapped."]
+    #[doc = "Larger than the path to the backend once wrapped, and nobody could be told."]
     TooBig = 9, Drop, "too_big";
     #[doc = "No room in front of the packet for the outer header."]
     NoHeadroom = 10, Drop, "no_headroom";
@@ -83,6 +85,34 @@ reasons! {
     RingMiss = 14, Forward, "ring_miss";
     #[doc = "Forwarded by the ring: the remembered backend is down."]
     RingRehome = 15, Forward, "ring_rehome";
+    #[doc = "Forwarded by the ring and not remembered: the service does not track, or its budget of new flows is spent."]
+    RingUntracked = 16, Forward, "ring_untracked";
+    #[doc = "Forwarded to the backend whose server id the packet carries."]
+    ServerId = 17, Forward, "server_id";
+    #[doc = "Forwarded to the backend that the source list names."]
+    SourceRoute = 18, Forward, "source_route";
+    #[doc = "A later fragment, forwarded to where its first fragment went."]
+    FragmentFollowed = 19, Forward, "fragment_followed";
+    #[doc = "An ICMP error about a flow, forwarded to the flow's backend."]
+    IcmpForwarded = 20, Forward, "icmp_forwarded";
+    #[doc = "Left to the kernel, because the chosen backend is this machine."]
+    Local = 21, Pass, "local";
+    #[doc = "From a source the service does not allow."]
+    SourceDenied = 22, Drop, "source_denied";
+    #[doc = "To a service from an address no machine can have: multicast, broadcast, loopback, unspecified."]
+    BadSource = 23, Drop, "bad_source";
+    #[doc = "To a service, with no hops left."]
+    NoHopsLeft = 24, Drop, "no_hops_left";
+    #[doc = "An echo request to a VIP, answered."]
+    EchoReply = 25, Reply, "echo_reply";
+    #[doc = "Larger than the path to the backend once wrapped; its sender was told the size that fits."]
+    TooBigReply = 26, Reply, "too_big_reply";
+    #[doc = "No backend can take the packet; its sender was told so, as the service says."]
+    UnreachableReply = 27, Reply, "unreachable_reply";
+    #[doc = "Came wrapped to an address that takes such packets; unwrapped, and what was inside is for no service."]
+    Unwrapped = 28, Pass, "unwrapped";
+    #[doc = "Came wrapped to an address that takes such packets; what is inside is no packet, or bears a congestion mark it must not."]
+    UnwrapRefused = 29, Drop, "unwrap_refused";
 }
 
 impl Reason {

@@ -1,4 +1,5 @@
 //! A packet as the datapath sees it: bounds-checked views at an offset, and a head that can grow or shrink.
+use weir_wire::checksum;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// A header that may be laid over packet bytes: no padding, no alignment, every bit pattern valid.
@@ -27,4 +28,12 @@ pub trait Frame {
     fn grow_head(&mut self, by: usize) -> Result<(), NoRoom>;
     /// Removes `by` bytes at the front of the frame.
     fn shrink_head(&mut self, by: usize) -> Result<(), NoRoom>;
+    /// The sum of the 16-bit words of `LEN` bytes at `offset` (RFC 1071), unfolded, if all of them are inside the frame.
+    fn sum<const LEN: usize>(&self, offset: usize) -> Option<u32> {
+        self.at::<[u8; LEN]>(offset).map(|bytes| checksum::sum(bytes))
+    }
+    /// Cuts the frame off behind its first `len` bytes; frames that are never answered need not be able to.
+    fn cut_tail(&mut self, _len: usize) -> Result<(), NoRoom> {
+        Err(NoRoom)
+    }
 }

@@ -5,7 +5,7 @@
 //! its family, so the length block is replaced by a word that carries ports, protocol and family. The key is a secret:
 //! whoever does not know it cannot choose flows that collide.
 use crate::Flow;
-use weir_abi::Family;
+use weir_abi::{Address, Family};
 
 struct State([u64; 4]);
 
@@ -71,6 +71,26 @@ pub fn flow_hash(flow: &Flow, key: [u64; 2]) -> u64 {
     state.finish()
 }
 
+/// The hash of what the fragments of a packet have in common: addresses and identification, of IPv4 the protocol as well
+/// (RFC 791, section 3.2; RFC 8200, section 4.5). For a table of its own, so it need not differ from a flow's.
+#[inline(always)]
+pub(crate) fn fragment_hash(
+    family: Family,
+    source: Address,
+    destination: Address,
+    protocol: u8,
+    id: u32,
+    key: [u64; 2],
+) -> u64 {
+    let mut state = State::new(key);
+    state.word(source.0[0]);
+    state.word(source.0[1]);
+    state.word(destination.0[0]);
+    state.word(destination.0[1]);
+    state.word(id as u64 | (protocol as u64) << 32 | (family as u64) << 40);
+    state.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +123,7 @@ mod tests {
             family: Family::V4,
             protocol: 6,
             port: 80u16.to_be(),
+            prefix_len: 0,
         };
         let flow = Flow {
             source: std::net::Ipv4Addr::new(198, 51, 100, 7).into(),

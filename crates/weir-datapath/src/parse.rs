@@ -1,10 +1,11 @@
-//! Bytes to flow, or a reason why there is none.
+//! Bytes to flow, for packets as nearly all are.
 //!
-//! Owns the order in which headers are read and every length check. May not touch tables and changes no byte.
-//! Invariant: when a packet is returned, the Ethernet, IP and transport headers are wholly inside the frame *and*
-//! inside the IP packet, and the IP packet is wholly inside the frame.
+//! Owns the order in which headers are read and every length check of the short way. May not touch tables and changes no
+//! byte. Gives up (`None`) on whatever is not plain: [`crate::layers`] reads that. Invariant: when a packet is returned,
+//! the Ethernet, IP and transport headers are wholly inside the frame *and* inside the IP packet, and the IP packet is
+//! wholly inside the frame.
 use crate::Frame;
-use weir_abi::{Address, Family, Reason, ServiceKey};
+use weir_abi::{Address, Family, ServiceKey};
 use weir_wire::{EtherType, Ethernet, IpProtocol, Ipv4, Ipv6, Tcp, Udp};
 
 /// A packet's 5-tuple, bytes as they stand in the packet.
@@ -42,58 +43,10 @@ pub struct Packet {
     pub opens: bool,
 }
 
-/// Why an IP packet cannot be balanced. What that means for it depends on whether it was sent to a VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Shorter than its headers claim, or not of the version its EtherType says.
-    Truncated,
-    /// A fragment: its ports may not be there.
-    Fragment,
-    /// IPv6 extension headers.
-    Unsupported,
-    /// Neither TCP nor UDP.
-    NoPorts,
-}
-
-impl Refusal {
-    /// The packet's reason when it was sent to a VIP.
-    #[inline(always)]
-    pub const fn at_vip(self) -> Reason {
-        match self {
-            Self::Truncated => Reason::VipTruncated,
-            Self::Fragment => Reason::VipFragment,
-            Self::Unsupported => Reason::VipUnsupported,
-            Self::NoPorts => Reason::VipOther,
-        }
-    }
-    /// Its reason otherwise.
-    #[inline(always)]
-    pub const fn elsewhere(self) -> Reason {
-        match self {
-            Self::Truncated => Reason::Malformed,
-            _ => Reason::NotService,
-        }
-    }
-}
-
 /// The EtherType of a frame, if it has an Ethernet header.
 #[inline(always)]
 pub fn ether_type<F: Frame>(frame: &F) -> Option<EtherType> {
     frame.at::<Ethernet>(0).map(Ethernet::ether_type)
-}
-
-/// The key that marks the destination of a frame's IPv4 packet as a VIP.
-#[inline(always)]
-pub fn ipv4_destination<F: Frame>(frame: &F) -> Option<ServiceKey> {
-    let ip = frame.at::<Ipv4>(Ethernet::LEN)?;
-    Some(ServiceKey { vip: v4(ip.destination), family: Family::V4, protocol: 0, port: 0 })
-}
-
-/// The key that marks the destination of a frame's IPv6 packet as a VIP.
-#[inline(always)]
-pub fn ipv6_destination<F: Frame>(frame: &F) -> Option<ServiceKey> {
-    let ip = frame.at::<Ipv6>(Ethernet::LEN)?;
-    Some(ServiceKey { vip: v6(ip.destination), family: Family::V6, protocol: 0, port: 0 })
 }
 
 #[inline(always)]
@@ -109,19 +62,27 @@ pub(crate) fn v6(a: [u8; 16]) -> Address {
     ])
 }
 
+/// Whether an IPv4 address may be a sender's: not "this network" (0/8), loopback, multicast, reserved or broadcast
+/// (RFC 1122, section 3.2.1.3).
+#[inline(always)]
+pub(crate) fn is_sender_v4(source: [u8; 4]) -> bool {
+    // 1..=126 and 128..=223.
+    source[0] != 0 && source[0] != 127 && source[0] < 224
+}
+
 /// Reads the IPv4 packet of a frame whose EtherType says there is one.
 #[inline(always)]
-pub fn parse_ipv4<F: Frame>(frame: &F) -> Result<Packet, Refusal> {
-    let Some(ip) = frame.at::<Ipv4>(Ethernet::LEN) else { return Err(Refusal::Truncated) };
+pub fn parse_ipv4<F: Frame>(frame: &F) -> Option<Packet> {
+    let ip = frame.at::<Ipv4>(Ethernet::LEN)?;
     let (header_len, total_len) = (ip.header_len(), ip.total_len() as usize);
     if ip.version() != 4 || header_len < Ipv4::LEN || total_len < header_len {
-        return Err(Refusal::Truncated);
+        return None;
     }
-    if Ethernet::LEN + total_len > frame.len() {
-        return Err(Refusal::Truncated);
+    if Ethernet::LEN + total_len > frame.len() || ip.is_fragment() {
+        return None;
     }
-    if ip.is_fragment() {
-        return Err(Refusal::Fragment);
+    if !is_sender_v4(ip.source) || ip.ttl == 0 {
+        return None;
     }
     let inner = Inner { family: Family::V4, tos: ip.tos, len: total_len as u32, id: ip.id };
     let (source, destination, protocol) = (v4(ip.source), v4(ip.destination), ip.protocol());
@@ -132,15 +93,20 @@ pub fn parse_ipv4<F: Frame>(frame: &F) -> Result<Packet, Refusal> {
 
 /// Reads the IPv6 packet of a frame whose EtherType says there is one.
 #[inline(always)]
-pub fn parse_ipv6<F: Frame>(frame: &F) -> Result<Packet, Refusal> {
-    let Some(ip) = frame.at::<Ipv6>(Ethernet::LEN) else { return Err(Refusal::Truncated) };
+pub fn parse_ipv6<F: Frame>(frame: &F) -> Option<Packet> {
+    let ip = frame.at::<Ipv6>(Ethernet::LEN)?;
     let payload = ip.payload_len() as usize;
     if ip.version() != 6 || Ethernet::LEN + Ipv6::LEN + payload > frame.len() {
-        return Err(Refusal::Truncated);
+        return None;
+    }
+    let source = v6(ip.source);
+    // Multicast (ff00::/8), and what begins with eight zero bytes: unspecified, loopback, IPv4-mapped and the like.
+    if ip.source[0] == 0xff || source.0[0] == 0 || ip.hop_limit == 0 {
+        return None;
     }
     let len = (Ipv6::LEN + payload) as u32;
     let inner = Inner { family: Family::V6, tos: ip.traffic_class(), len, id: [0; 2] };
-    let (source, destination, protocol) = (v6(ip.source), v6(ip.destination), ip.next_header());
+    let (destination, protocol) = (v6(ip.destination), ip.next_header());
     parse_transport(frame, source, destination, protocol, Ethernet::LEN + Ipv6::LEN, payload, inner)
 }
 
@@ -153,30 +119,32 @@ fn parse_transport<F: Frame>(
     offset: usize,
     payload: usize,
     inner: Inner,
-) -> Result<Packet, Refusal> {
+) -> Option<Packet> {
     let (ports, opens) = match protocol {
         IpProtocol::TCP => {
-            let Some(tcp) = frame.at::<Tcp>(offset) else { return Err(Refusal::Truncated) };
+            let tcp = frame.at::<Tcp>(offset)?;
             if payload < Tcp::LEN || tcp.header_len() < Tcp::LEN || tcp.header_len() > payload {
-                return Err(Refusal::Truncated);
+                return None;
             }
             (tcp.ports, tcp.opens())
         }
         IpProtocol::UDP => {
-            let Some(udp) = frame.at::<Udp>(offset) else { return Err(Refusal::Truncated) };
+            let udp = frame.at::<Udp>(offset)?;
             if payload < Udp::LEN || (udp.length() as usize) < Udp::LEN || udp.length() as usize > payload {
-                return Err(Refusal::Truncated);
+                return None;
             }
             (udp.ports, false)
         }
-        IpProtocol::FRAGMENT => return Err(Refusal::Fragment),
-        IpProtocol::HOP_BY_HOP | IpProtocol::ROUTING | IpProtocol::DESTINATION_OPTIONS => {
-            return Err(Refusal::Unsupported);
-        }
-        _ => return Err(Refusal::NoPorts),
+        _ => return None,
     };
     let port = u16::from_ne_bytes(ports.destination);
-    let key = ServiceKey { vip: destination, family: inner.family, protocol: protocol.0, port };
+    let key = ServiceKey {
+        vip: destination,
+        family: inner.family,
+        protocol: protocol.0,
+        port,
+        prefix_len: 0,
+    };
     let flow = Flow { source, source_port: u16::from_ne_bytes(ports.source), key };
-    Ok(Packet { flow, inner, opens })
+    Some(Packet { flow, inner, opens })
 }

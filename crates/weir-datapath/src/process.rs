@@ -1,37 +1,87 @@
 //! One packet, from bytes to outcome.
 //!
-//! The way of each address family is instantiated by itself, and every refusal leaves it at once with one small number:
-//! where paths merge, a BPF compiler with ten registers keeps all the values of both on the stack, in front of every
-//! branch.
-use crate::parse::{self, Packet, Refusal};
-use crate::{Action, Frame, Outcome, Tables, classify, encap, select};
-use weir_abi::{Control, Reason, ServiceKey};
+//! There are two ways. [`plain`] is the short one, for nearly all packets: IPv4 or IPv6 without tags, fragments or
+//! extension headers, TCP or UDP, of a service without [traits](weir_abi::Traits). It gives up on anything else, with
+//! nothing changed, and [`general`] does the whole of the work from the beginning. So what few packets need costs the
+//! others nothing.
+//!
+//! In the short way, the way of each address family is instantiated by itself, and every refusal leaves it at once with
+//! one small number: where paths merge, a BPF compiler with ten registers keeps all the values of both on the stack, in
+//! front of every branch. The long way is a function of its own in BPF, for the sake of its stack.
+use crate::outcome::PackedOutcome;
+use crate::parse::{self, Packet};
+use crate::{Action, Frame, Outcome, Tables, classify, encap, route, select, unwrap};
+use weir_abi::{Control, Features, NoBackend, Reason};
 use weir_wire::{EtherType, IpProtocol};
 
 /// Decides what happens to a frame, rewrites it accordingly and counts it.
-#[inline(always)]
+///
+/// BPF programs call the two ways by themselves.
 pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
+    match plain(frame, tables) {
+        Some(outcome) => outcome,
+        None => general(frame, tables).outcome().unwrap_or(Outcome::unforwarded(Reason::TableCorrupt)),
+    }
+}
+
+/// Why the short way ends.
+pub(crate) enum Exit {
+    /// With a reason not to forward the packet.
+    For(Reason),
+    /// With the long way to begin.
+    General,
+}
+
+impl From<Reason> for Exit {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self::For(reason)
+    }
+}
+
+/// The short way. `None`: nothing was counted, and the frame is as it was; it is for [`general`].
+#[inline(always)]
+pub fn plain<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Option<Outcome> {
     let bytes = frame.len() as u64;
     let outcome = match parse::ether_type(frame) {
-        Some(EtherType::IPV4) => match parse::parse_ipv4(frame) {
-            Ok(packet) => balance(frame, tables, &packet, bytes),
-            Err(refusal) => Err(refuse(tables, refusal, parse::ipv4_destination(frame))),
-        },
-        Some(EtherType::IPV6) => match parse::parse_ipv6(frame) {
-            Ok(packet) => balance(frame, tables, &packet, bytes),
-            Err(refusal) => Err(refuse(tables, refusal, parse::ipv6_destination(frame))),
-        },
-        Some(_) => Err(Reason::NotIp),
-        None => Err(Reason::Malformed),
+        Some(EtherType::IPV4) => {
+            let packet = parse::parse_ipv4(frame)?;
+            balance(frame, tables, &packet, bytes)
+        }
+        Some(EtherType::IPV6) => {
+            let packet = parse::parse_ipv6(frame)?;
+            balance(frame, tables, &packet, bytes)
+        }
+        Some(other) if other.is_vlan() => return None,
+        Some(_) => Err(Exit::For(Reason::NotIp)),
+        None => Err(Exit::For(Reason::Malformed)),
     };
-    let outcome = outcome.unwrap_or_else(Outcome::unforwarded);
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(Exit::For(reason)) => Outcome::unforwarded(reason),
+        Err(Exit::General) => return None,
+    };
     tables.count(outcome.reason, bytes);
-    outcome
+    Some(outcome)
+}
+
+/// The long way: whatever the packet is.
+#[inline(always)]
+pub fn general<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> PackedOutcome {
+    let bytes = frame.len() as u64;
+    // The control record, if it is there and ours: otherwise nothing in the tables may be believed.
+    let unwrapped = match control(tables) {
+        Ok(control) if control.features().has(Features::DECAPSULATE) => {
+            unwrap::Unwrapped::from_word(unwrap::unwrap_listed(frame, tables))
+        }
+        _ => unwrap::Unwrapped::NotWrapped,
+    };
+    PackedOutcome::from_word(route::route(frame, tables, bytes, unwrapped))
 }
 
 /// The control record, if it is there and ours: otherwise nothing in the tables may be believed.
 #[inline(always)]
-fn control<T: Tables>(tables: &T) -> Result<Control<T::Words>, Reason> {
+pub(crate) fn control<T: Tables>(tables: &T) -> Result<Control<T::Words>, Reason> {
     match tables.control() {
         Some(control) if control.identity() == Control::<T::Words>::IDENTITY => Ok(control),
         _ => Err(Reason::NotService),
@@ -44,20 +94,26 @@ fn balance<F: Frame, T: Tables>(
     tables: &T,
     packet: &Packet,
     bytes: u64,
-) -> Result<Outcome, Reason> {
+) -> Result<Outcome, Exit> {
     let control = control(tables)?;
-    let service = classify::classify(tables, &control, &packet.flow.key)?;
+    let service = match classify::classify(tables, &control, &packet.flow.key) {
+        Ok(service) => service,
+        Err(Reason::NotService) if control.features().has(Features::PREFIXES) => return Err(Exit::General),
+        Err(reason) => return Err(Exit::For(reason)),
+    };
+    if service.traits().0 != 0 {
+        return Err(Exit::General);
+    }
     let tcp = packet.flow.key.protocol == IpProtocol::TCP.0;
-    let choice = select::select(tables, &control, &service, &packet.flow, packet.opens, tcp)?;
-    encap::encapsulate(frame, &packet.inner, &choice)?;
+    let choice = match select::plain(tables, &control, &service, &packet.flow, packet.opens, tcp) {
+        Ok(choice) => choice,
+        Err(reason) => {
+            let answered =
+                reason == Reason::NoBackendDrop && service.policy().no_backend() == NoBackend::Unreachable;
+            return Err(if answered { Exit::General } else { Exit::For(reason) });
+        }
+    };
+    encap::encapsulate(frame, &control, &packet.inner, &choice)?;
     tables.count_backend(choice.id, bytes);
-    Ok(Outcome { action: Action::Send { ifindex: choice.backend.ifindex() }, reason: choice.reason })
-}
-
-/// The reason of an IP packet that cannot be balanced; `vip` is the key of the entry that would mark its destination as a
-/// VIP, `None` where even the IP header is incomplete.
-#[inline(always)]
-fn refuse<T: Tables>(tables: &T, refusal: Refusal, vip: Option<ServiceKey>) -> Reason {
-    let (Some(vip), Ok(control)) = (vip, control(tables)) else { return refusal.elsewhere() };
-    if classify::find(tables, &control, &vip).is_some() { refusal.at_vip() } else { refusal.elsewhere() }
+    Ok(Outcome { action: Action::Send { ifindex: choice.backend.egress().ifindex() }, reason: choice.reason })
 }

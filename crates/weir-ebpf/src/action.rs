@@ -13,6 +13,7 @@ pub fn xdp_action(ctx: &XdpContext, action: Action) -> u32 {
     match action {
         Action::Pass => XDP_PASS,
         Action::Drop => XDP_DROP,
+        Action::Reply => XDP_TX,
         Action::Send { ifindex } => {
             // SAFETY: the context is the one the kernel called us with.
             let ingress = unsafe { (*ctx.ctx).ingress_ifindex };

@@ -1,5 +1,5 @@
 //! The frame behind an XDP context.
-use aya_ebpf::{helpers::generated::bpf_xdp_adjust_head, programs::XdpContext};
+use aya_ebpf::{helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail}, programs::XdpContext};
 use weir_datapath::{Frame, Header, NoRoom};
 
 /// A frame in driver memory.
@@ -43,6 +43,21 @@ impl Frame for XdpFrame<'_> {
     #[inline(always)]
     fn shrink_head(&mut self, by: usize) -> Result<(), NoRoom> {
         self.adjust((by as u32).cast_signed())
+    }
+    #[inline(always)]
+    fn sum<const LEN: usize>(&self, offset: usize) -> Option<u32> {
+        let pointer = self.bytes(offset, LEN)?;
+        // By helper: a compiler that sees this many bytes loads all of them at once, onto the stack.
+        // SAFETY: `LEN` bytes at `pointer` are inside the packet, and the helper only reads them; nothing is compared
+        // with, so that pointer may be null.
+        Some(unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, pointer.cast(), LEN as u32, 0) } as u32)
+    }
+    #[inline(always)]
+    fn cut_tail(&mut self, len: usize) -> Result<(), NoRoom> {
+        let delta = (len as u32).cast_signed() - (self.len() as u32).cast_signed();
+        // SAFETY: the context is the one the kernel called us with; `&mut self` means no reference into the packet
+        // outlives the call. A frame that would grow, or that is too short, is refused and stays as it is.
+        if delta <= 0 && unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) } == 0 { Ok(()) } else { Err(NoRoom) }
     }
 }
 

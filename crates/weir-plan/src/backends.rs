@@ -162,7 +162,9 @@ fn record(backend: &DesiredBackend, hop: &NextHop, service_id: u32) -> BackendRe
         source_mac: hop.source_mac,
         state: BackendState::Up,
         encapsulation: backend.encapsulation,
+        spread_source: false,
         ifindex: hop.ifindex,
+        vlan: 0,
         service_id,
         drain_until: 0,
     };

@@ -116,6 +116,7 @@ pub fn service_key(key: &weir_config::ServiceKey) -> ServiceKey {
         family: Family::of(key.vip),
         protocol: key.protocol.number(),
         port: key.port.to_be(),
+        prefix_len: 0,
     }
 }
 

@@ -128,6 +128,6 @@ impl ObservedBackend {
     }
     /// The egress interface.
     pub fn ifindex(&self) -> u32 {
-        self.view().ifindex()
+        self.view().egress().ifindex()
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use weir_abi::{RingRange, ServiceKey, ServiceRecord};
+use weir_abi::{Policy, RingRange, ServiceKey, ServiceRecord};
 
 use crate::backends::{BackendPlan, Ids};
 use crate::layout::lay_out;
@@ -95,7 +95,7 @@ impl Planner {
                     (range, fingerprint)
                 }
             };
-            let policy = weir_abi::policy_word(0, service.idle_ticks, service.no_backend);
+            let policy = Policy::new(0, service.idle_ticks, service.no_backend).0;
             next.push(NextService { key: service.key, id, range, fingerprint, policy });
         }
         self.rings.forget_all_but(desired);

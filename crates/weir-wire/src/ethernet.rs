@@ -44,6 +44,18 @@ impl Ethernet {
     pub const fn new(destination: [u8; 6], source: [u8; 6], ether_type: EtherType) -> Self {
         Self { destination, source, ether_type: ether_type.0.to_be_bytes() }
     }
+    /// The header with another type.
+    #[must_use]
+    #[inline(always)]
+    pub const fn before(self, ether_type: EtherType) -> Self {
+        Self::new(self.destination, self.source, ether_type)
+    }
+    /// The header of an answer to the frame: the addresses changed places.
+    #[must_use]
+    #[inline(always)]
+    pub const fn turned(&self) -> Self {
+        Self { destination: self.source, source: self.destination, ether_type: self.ether_type }
+    }
     /// What the frame carries.
     #[inline(always)]
     pub const fn ether_type(&self) -> EtherType {
@@ -71,6 +83,12 @@ impl Vlan {
     /// A tag; `tci` is priority (3 bits), drop eligibility (1) and VLAN id (12).
     pub const fn new(tci: u16, ether_type: EtherType) -> Self {
         Self { tci: tci.to_be_bytes(), ether_type: ether_type.0.to_be_bytes() }
+    }
+    /// The tag in front of something else.
+    #[must_use]
+    #[inline(always)]
+    pub const fn before(self, ether_type: EtherType) -> Self {
+        Self { tci: self.tci, ether_type: ether_type.0.to_be_bytes() }
     }
     /// VLAN id, 0..=4095.
     #[inline(always)]

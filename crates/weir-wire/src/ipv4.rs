@@ -74,6 +74,14 @@ impl Ipv4 {
             destination: repr.destination,
         }
     }
+    /// A fresh header ([`emit`](Self::emit)) with DF clear.
+    #[must_use]
+    #[inline(always)]
+    pub fn fragmentable(mut self) -> Self {
+        self.checksum = checksum::replace(self.checksum, self.flags_fragment, [0; 2]);
+        self.flags_fragment = [0; 2];
+        self
+    }
     /// IP version; 4 in a valid header.
     #[inline(always)]
     pub const fn version(&self) -> u8 {
@@ -113,6 +121,14 @@ impl Ipv4 {
     #[inline(always)]
     pub const fn checksum(&self) -> [u8; 2] {
         self.checksum
+    }
+    /// Turns the header of a packet into that of an answer of the same length: addresses changed places, these hops to
+    /// go, and the checksum right for it.
+    #[inline(always)]
+    pub fn turn(&mut self, ttl: u8) {
+        core::mem::swap(&mut self.source, &mut self.destination);
+        self.checksum = checksum::replace(self.checksum, [self.ttl, self.protocol], [ttl, self.protocol]);
+        self.ttl = ttl;
     }
     /// Replaces DSCP and ECN and mends the checksum (RFC 1624).
     #[inline(always)]
@@ -173,6 +189,21 @@ mod tests {
             let header = Ipv4::ref_from_bytes(&bytes).unwrap();
             assert_eq!((header.is_fragment(), header.fragment_offset()), (fragment, offset), "{word:#x}");
         }
+    }
+
+    #[test]
+    fn a_header_without_df_has_a_right_checksum() {
+        let header = Ipv4::emit(&repr()).fragmentable();
+        assert!(!header.dont_fragment() && !header.is_fragment());
+        assert!(checksum::is_valid(header.as_bytes()));
+    }
+
+    #[test]
+    fn an_answer_goes_back_with_a_right_checksum() {
+        let mut header = *Ipv4::ref_from_bytes(&GOLDEN).unwrap();
+        header.turn(17);
+        assert_eq!((header.source, header.destination, header.ttl), ([192, 168, 0, 199], [192, 168, 0, 1], 17));
+        assert!(checksum::is_valid(header.as_bytes()));
     }
 
     #[test]

@@ -72,6 +72,12 @@ impl Ipv6 {
     pub fn set_traffic_class(&mut self, class: u8) {
         self.version_class_label = (self.word() & 0xf00f_ffff | (class as u32) << 20).to_be_bytes();
     }
+    /// Turns the header of a packet into that of an answer of the same length, with these hops to go.
+    #[inline(always)]
+    pub fn turn(&mut self, hop_limit: u8) {
+        core::mem::swap(&mut self.source, &mut self.destination);
+        self.hop_limit = hop_limit;
+    }
     /// Flow label, 20 bits.
     #[inline(always)]
     pub const fn flow_label(&self) -> u32 {

@@ -31,6 +31,11 @@ impl Udp {
         let ports = Ports { source: source.to_be_bytes(), destination: destination.to_be_bytes() };
         Self { ports, length: length.to_be_bytes(), checksum: [0; 2] }
     }
+    /// A header between ports in packet order, with this checksum (packet order; zero = none).
+    #[inline(always)]
+    pub const fn between(ports: Ports, length: u16, checksum: [u8; 2]) -> Self {
+        Self { ports, length: length.to_be_bytes(), checksum }
+    }
     /// Header and payload, bytes.
     #[inline(always)]
     pub const fn length(&self) -> u16 {

@@ -54,6 +54,14 @@ impl Frame for MemoryFrame {
         self.start += by;
         Ok(())
     }
+    fn cut_tail(&mut self, len: usize) -> Result<(), NoRoom> {
+        // The kernel keeps at least an Ethernet header.
+        if len > self.len() || len < 14 {
+            return Err(NoRoom);
+        }
+        self.buffer.truncate(self.start + len);
+        Ok(())
+    }
 }
 
 impl LeavingFrame for MemoryFrame {

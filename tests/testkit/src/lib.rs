@@ -16,6 +16,7 @@ pub mod verified;
 
 pub use fixture::{Expected, Fixture, Step, fixtures};
 pub use frame::MemoryFrame;
-pub use image::{Image, ServiceSpec};
+pub use image::{DirectorSpec, Image, ServiceSpec, SourceSpec, Travel};
+pub use outer::How;
 pub use random::{Random, random_image, random_packet};
 pub use tables::MemoryTables;

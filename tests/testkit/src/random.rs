@@ -57,7 +57,7 @@ pub fn random_image(random: &mut Random, ifindex: u32) -> Image {
                 .collect(),
             no_backend: *random.pick(&[NoBackend::Drop, NoBackend::Pass]),
             mtu: *random.pick(&[1280, 1500]),
-            ring_log2: 8,
+            ..ServiceSpec::tcp("192.0.2.0", &[])
         };
         if specs.iter().all(|other| other.key() != spec.key()) {
             specs.push(spec);

@@ -2,8 +2,10 @@
 use crate::Image;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use weir_abi::{Backend, Control, Count, Reason, RingSlot, Service};
-use weir_datapath::Tables;
+use weir_abi::{
+    Address, Backend, Control, Count, Family, PrefixKey, Reason, RingSlot, ServerKey, Service, SourceRule,
+};
+use weir_datapath::{BudgetWord, Tables};
 
 /// Tables as [`weir_datapath::process`] wants them, filled from an [`Image`].
 #[derive(Debug)]
@@ -13,6 +15,12 @@ pub struct MemoryTables {
     rings: Vec<u64>,
     backends: Vec<[Cell<u64>; 8]>,
     flows: Vec<[Cell<u64>; 8]>,
+    fragments: Vec<[Cell<u64>; 8]>,
+    servers: BTreeMap<ServerKey, u32>,
+    sources: Vec<(PrefixKey, SourceRule)>,
+    prefixes: Vec<(PrefixKey, u8)>,
+    budgets: Vec<[Cell<u64>; 8]>,
+    limiter: [Cell<u64>; 8],
     jiffies: Cell<u64>,
     reasons: RefCell<BTreeMap<Reason, Count>>,
     backend_counts: RefCell<BTreeMap<u32, Count>>,
@@ -20,6 +28,27 @@ pub struct MemoryTables {
 
 fn cells(records: &[[u64; 8]]) -> Vec<[Cell<u64>; 8]> {
     records.iter().map(|record| record.map(Cell::new)).collect()
+}
+
+fn empty(records: u32) -> Vec<[Cell<u64>; 8]> {
+    (0..records).map(|_| [0; 8].map(Cell::new)).collect()
+}
+
+/// The value of the longest prefix that covers what is searched for.
+fn longest<T: Copy>(of: &[(PrefixKey, T)], wanted: PrefixKey) -> Option<T> {
+    let bits = |key: &PrefixKey| {
+        let address = key.network().octets();
+        u128::from_be_bytes(address)
+    };
+    of.iter()
+        .filter(|(key, _)| key.scope() == wanted.scope())
+        .filter_map(|(key, value)| Some((key.prefix_len()?, key, value)))
+        .filter(|(len, key, _)| {
+            let mask = if *len == 0 { 0 } else { u128::MAX << (128 - u32::from(*len)) };
+            (bits(key) ^ bits(&wanted)) & mask == 0
+        })
+        .max_by_key(|(len, ..)| *len)
+        .map(|(_, _, value)| *value)
 }
 
 impl MemoryTables {
@@ -30,7 +59,13 @@ impl MemoryTables {
             services: cells(&image.services),
             rings: image.rings.clone(),
             backends: cells(&image.backends),
-            flows: (0..image.flow_buckets).map(|_| [0; 8].map(Cell::new)).collect(),
+            flows: empty(image.flow_buckets),
+            fragments: empty(image.fragment_buckets),
+            servers: image.servers.clone(),
+            sources: image.sources.clone(),
+            prefixes: image.prefixes.clone(),
+            budgets: empty(image.specs.len() as u32),
+            limiter: [0; 8].map(Cell::new),
             jiffies: Cell::new(0),
             reasons: RefCell::default(),
             backend_counts: RefCell::default(),
@@ -43,6 +78,10 @@ impl MemoryTables {
     /// The flow table's words, bucket by bucket.
     pub fn flow_words(&self) -> Vec<u64> {
         self.flows.iter().flatten().map(Cell::get).collect()
+    }
+    /// The fragment table's words, bucket by bucket.
+    pub fn fragment_words(&self) -> Vec<u64> {
+        self.fragments.iter().flatten().map(Cell::get).collect()
     }
     /// Counts by reason; reasons without a packet are absent.
     pub fn reasons(&self) -> BTreeMap<Reason, Count> {
@@ -91,5 +130,23 @@ impl<'a> Tables for &'a MemoryTables {
         let count = counts.entry(id).or_default();
         count.packets += 1;
         count.bytes += bytes;
+    }
+    fn fragment_bucket(&self, index: u32) -> Option<Self::Words> {
+        self.fragments.get(index as usize)
+    }
+    fn vip_prefix(&self, family: Family, address: Address) -> Option<u8> {
+        longest(&self.prefixes, PrefixKey::vip(family, address))
+    }
+    fn source_rule(&self, list: u32, address: Address) -> Option<SourceRule> {
+        longest(&self.sources, PrefixKey::source(list, address))
+    }
+    fn server(&self, key: ServerKey) -> Option<u32> {
+        self.servers.get(&key).copied()
+    }
+    fn budget(&self, service_id: u32) -> Option<BudgetWord<Self::Words>> {
+        self.budgets.get(service_id as usize).map(BudgetWord)
+    }
+    fn limiter(&self) -> Option<BudgetWord<Self::Words>> {
+        Some(BudgetWord(&self.limiter))
     }
 }

@@ -18,8 +18,11 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
     programs::XdpContext,
 };
-use weir_abi::{Backend, Control, Count, FLOWS_PER_BUCKET, FlowEntry, Reason, RingSlot, Service, map as abi};
-use weir_datapath::{Flow, Frame, Memory, Recall, Tables, process};
+use weir_abi::{
+    Address, Backend, Control, Count, FLOWS_PER_BUCKET, Family, FlowEntry, Reason, RingSlot, ServerKey, Service,
+    SourceRule, map as abi,
+};
+use weir_datapath::{BudgetWord, Flow, Frame, Memory, Recall, Tables, general, plain};
 use weir_ebpf::{MapWords, Maps, XdpFrame, xdp_action};
 
 /// The program under test, at index 0.
@@ -231,6 +234,31 @@ impl Tables for LruTables {
     fn count_backend(&self, id: u32, bytes: u64) {
         Maps::count(WEIR_BCOUNTS.get_ptr_mut(id), bytes);
     }
+    // What the measured services never ask for.
+    #[inline(always)]
+    fn fragment_bucket(&self, _index: u32) -> Option<MapWords<8>> {
+        None
+    }
+    #[inline(always)]
+    fn vip_prefix(&self, _family: Family, _address: Address) -> Option<u8> {
+        None
+    }
+    #[inline(always)]
+    fn source_rule(&self, _list: u32, _address: Address) -> Option<SourceRule> {
+        None
+    }
+    #[inline(always)]
+    fn server(&self, _key: ServerKey) -> Option<u32> {
+        None
+    }
+    #[inline(always)]
+    fn budget(&self, _service_id: u32) -> Option<BudgetWord<MapWords<8>>> {
+        None
+    }
+    #[inline(always)]
+    fn limiter(&self) -> Option<BudgetWord<MapWords<8>>> {
+        None
+    }
     #[inline(always)]
     fn recall(&self, flow: &Flow, _memory: &Memory) -> Option<Recall> {
         // SAFETY: the value is one word, read at once.
@@ -249,8 +277,12 @@ impl Tables for LruTables {
 /// The director over the kernel's LRU hash.
 #[xdp]
 fn lru(ctx: XdpContext) -> u32 {
-    let outcome = process(&mut XdpFrame(&ctx), &LruTables);
-    xdp_action(&ctx, outcome.action)
+    let mut frame = XdpFrame(&ctx);
+    let action = match plain(&mut frame, &LruTables) {
+        Some(outcome) => outcome.action,
+        None => general(&mut frame, &LruTables).action(),
+    };
+    xdp_action(&ctx, action)
 }
 
 const _: () = assert!(FLOWS_PER_BUCKET == 8, "a bucket is read as one record of eight words");

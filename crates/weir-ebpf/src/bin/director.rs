@@ -6,11 +6,14 @@
 
 use aya_ebpf::{
     macros::{map, xdp},
-    maps::{Array, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     programs::XdpContext,
 };
-use weir_abi::{Backend, Control, Count, FLOWS_PER_BUCKET, Reason, RingSlot, Service, map as abi};
-use weir_datapath::{Tables, process};
+use weir_abi::{
+    Address, Backend, Control, Count, FLOWS_PER_BUCKET, Family, PrefixKey, Reason, RingSlot, ServerKey, Service,
+    SourceRule, map as abi,
+};
+use weir_datapath::{BudgetWord, Tables, general, plain};
 use weir_ebpf::{MapWords, Maps, XdpFrame, xdp_action};
 
 #[map]
@@ -29,6 +32,22 @@ static WEIR_REASONS: PerCpuArray<Count> = PerCpuArray::with_max_entries(Reason::
 #[map]
 static WEIR_BCOUNTS: PerCpuArray<Count> = PerCpuArray::with_max_entries(abi::default_size::BACKENDS, 0);
 
+#[map]
+static WEIR_FRAGMENTS: Array<[u64; FLOWS_PER_BUCKET]> =
+    Array::with_max_entries(abi::default_size::FRAGMENTS, abi::F_MMAPABLE);
+#[map]
+static WEIR_SERVERS: HashMap<u64, u64> = HashMap::with_max_entries(abi::default_size::SERVERS, 0);
+#[map]
+static WEIR_SOURCES: LpmTrie<[u8; 20], u64> =
+    LpmTrie::with_max_entries(abi::default_size::SOURCES, abi::F_NO_PREALLOC);
+#[map]
+static WEIR_PREFIXES: LpmTrie<[u8; 20], u64> =
+    LpmTrie::with_max_entries(abi::default_size::PREFIXES, abi::F_NO_PREALLOC);
+#[map]
+static WEIR_BUDGETS: Array<u64> = Array::with_max_entries(abi::default_size::BUDGETS, 0);
+#[map]
+static WEIR_LIMITER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 struct MapTables;
 
 #[inline(always)]
@@ -36,6 +55,21 @@ fn words(map: &'static Array<[u64; 8]>, index: u32) -> Option<MapWords<8>> {
     let value = map.get_ptr_mut(index)?;
     // SAFETY: a value of this map: eight aligned words, valid while the program runs.
     Some(unsafe { MapWords::new(value) })
+}
+
+#[inline(always)]
+fn longest_prefix(trie: &'static LpmTrie<[u8; 20], u64>, key: PrefixKey) -> Option<u64> {
+    // SAFETY: both are 24 bytes of which the first four are the number of bits; `Key` has no alignment.
+    let key = unsafe { &*(&raw const key).cast::<Key<[u8; 20]>>() };
+    trie.get(key).copied()
+}
+
+#[inline(always)]
+fn budget_word(value: Option<*mut u64>) -> Option<BudgetWord<MapWords<8>>> {
+    let value = value?;
+    // SAFETY: the value is one word, and only its first word is ever accessed ([`BudgetWord`]); the verifier would refuse
+    // any other.
+    Some(BudgetWord(unsafe { MapWords::new(value.cast()) }))
 }
 
 impl Tables for MapTables {
@@ -75,13 +109,43 @@ impl Tables for MapTables {
     fn count_backend(&self, id: u32, bytes: u64) {
         Maps::count(WEIR_BCOUNTS.get_ptr_mut(id), bytes);
     }
+    #[inline(always)]
+    fn fragment_bucket(&self, index: u32) -> Option<MapWords<8>> {
+        words(&WEIR_FRAGMENTS, index)
+    }
+    #[inline(always)]
+    fn vip_prefix(&self, family: Family, address: Address) -> Option<u8> {
+        longest_prefix(&WEIR_PREFIXES, PrefixKey::vip(family, address)).map(|len| len as u8)
+    }
+    #[inline(always)]
+    fn source_rule(&self, list: u32, address: Address) -> Option<SourceRule> {
+        longest_prefix(&WEIR_SOURCES, PrefixKey::source(list, address)).map(SourceRule)
+    }
+    #[inline(always)]
+    fn server(&self, key: ServerKey) -> Option<u32> {
+        let value = WEIR_SERVERS.get_ptr(key.0)?;
+        // SAFETY: a value of this map: one aligned word, valid while the program runs.
+        Some(unsafe { value.read_volatile() } as u32)
+    }
+    #[inline(always)]
+    fn budget(&self, service_id: u32) -> Option<BudgetWord<MapWords<8>>> {
+        budget_word(WEIR_BUDGETS.get_ptr_mut(service_id))
+    }
+    #[inline(always)]
+    fn limiter(&self) -> Option<BudgetWord<MapWords<8>>> {
+        budget_word(WEIR_LIMITER.get_ptr_mut(0))
+    }
 }
 
 /// XDP entry point.
 #[xdp]
 fn director(ctx: XdpContext) -> u32 {
-    let outcome = process(&mut XdpFrame(&ctx), &MapTables);
-    xdp_action(&ctx, outcome.action)
+    let mut frame = XdpFrame(&ctx);
+    let action = match plain(&mut frame, &MapTables) {
+        Some(outcome) => outcome.action,
+        None => general(&mut frame, &MapTables).action(),
+    };
+    xdp_action(&ctx, action)
 }
 
 #[unsafe(link_section = "license")]

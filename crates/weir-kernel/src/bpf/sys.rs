@@ -47,10 +47,14 @@ pub(crate) enum AttachType {
     TcxEgress = 47,
 }
 
+/// `BPF_MAP_TYPE_HASH`.
+pub(crate) const MAP_TYPE_HASH: u32 = 1;
 /// `BPF_MAP_TYPE_ARRAY`.
 pub(crate) const MAP_TYPE_ARRAY: u32 = 2;
 /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
 pub(crate) const MAP_TYPE_PERCPU_ARRAY: u32 = 6;
+/// `BPF_MAP_TYPE_LPM_TRIE`.
+pub(crate) const MAP_TYPE_LPM_TRIE: u32 = 11;
 /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
 pub(crate) const MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 

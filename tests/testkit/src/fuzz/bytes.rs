@@ -47,10 +47,10 @@ pub(super) fn ip(version: u8, header: &[u8]) -> Ip {
     }
 }
 
-/// Length of a frame's IP packet, by its own account.
-pub(super) fn ip_len(frame: &[u8]) -> usize {
-    let number = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
-    if version(frame) == 4 { number(ETHERNET + 2) } else { 40 + number(ETHERNET + 4) }
+/// Length of an IP packet, by its own account.
+pub(super) fn ip_len(packet: &[u8]) -> usize {
+    let number = |at: usize| usize::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
+    if packet[0] >> 4 == 4 { number(2) } else { 40 + number(4) }
 }
 
 /// The destination port of a packet whose IP header is at `ip`.

@@ -8,7 +8,7 @@ use weir_datapath::iptunnel::{Pass, Tables, Verdict, process};
 
 use super::bytes;
 use crate::image::{DIRECTOR_MAC, NEXT_HOP_MAC, director_address};
-use crate::{MemoryFrame, outer};
+use crate::{How, MemoryFrame, outer};
 
 /// The maps, by the addresses of the fixtures. Remembers what was asked for and counted.
 #[derive(Default)]
@@ -125,9 +125,9 @@ fn check_sent(input: &[u8], output: &[u8], backend: IpAddr, mtu: u32) {
     assert_eq!(output[6..12], input[..6], "sent from another address than it was sent to");
     let mut as_directors = output.to_vec();
     as_directors[6..12].copy_from_slice(&DIRECTOR_MAC);
-    if let Err(why) = outer::check_wrapped(input, &as_directors, backend) {
+    if let Err(why) = outer::check_wrapped(input, &as_directors, backend, &How::default()) {
         panic!("{why}");
     }
-    let len = bytes::ip_len(output);
+    let len = bytes::ip_len(&output[bytes::ETHERNET..]);
     assert!(mtu == 0 || len <= mtu as usize, "{len} bytes do not fit an MTU of {mtu}");
 }

@@ -1,14 +1,13 @@
 //! Any packets through the director's datapath, and what it forwards through the agent's.
 
-use std::net::IpAddr;
 use std::sync::OnceLock;
 
-use weir_abi::{Address, Family, Verdict, agent};
+use weir_abi::{Address, Family, Reason, Verdict, agent};
 use weir_datapath::{Action, decap};
 
 use super::{IFINDEX, bytes};
 use crate::image::director_address;
-use crate::{Image, MemoryFrame, MemoryTables, Random, ServiceSpec, fixtures, outer, random_image};
+use crate::{How, Image, MemoryFrame, MemoryTables, Random, Travel, fixtures, outer, random_image};
 
 /// Packets looked at in one input.
 const MOST_PACKETS: usize = 64;
@@ -49,8 +48,8 @@ fn image(tables: u64) -> Image {
     image
 }
 
-/// Tables and packets to go through them: a packet is counted once; what is not forwarded stays as it is; what is
-/// forwarded is wrapped once, for a backend of the service it was sent to, and that backend unwraps it to what it was.
+/// Tables and packets to go through them: a packet is counted once; what is passed stays as it is; what is forwarded is
+/// sent once, to a backend of a service of its VIP, and if it was wrapped in IP that backend unwraps it to what it was.
 pub fn process(data: &[u8]) {
     let Some((tables, mut rest)) = data.split_first_chunk() else { return };
     let image = image(u64::from_le_bytes(*tables));
@@ -81,42 +80,46 @@ fn one(image: &Image, tables: &MemoryTables, packet: &[u8]) {
         Verdict::Pass => Action::Pass,
         Verdict::Drop => Action::Drop,
         Verdict::Forward => Action::Send { ifindex: IFINDEX },
+        Verdict::Reply => Action::Reply,
     };
     assert_eq!(outcome.action, action, "{outcome:?}");
-    if outcome.reason.verdict() != Verdict::Forward {
-        assert_eq!(frame.bytes(), packet, "{outcome:?}: not forwarded, but changed");
-        assert_eq!(tables.backend_counts(), backends, "{outcome:?}: counted under a backend");
-        return;
+    if outcome.reason.verdict() == Verdict::Pass {
+        assert_eq!(frame.bytes(), packet, "{outcome:?}: passed, but changed");
     }
-
-    let service = service_of(image, packet).expect("forwarded, but to no service");
-    let check = |backend: &IpAddr| outer::check_wrapped(packet, frame.bytes(), *backend);
-    let checked: Vec<_> = service.backends.iter().map(check).collect();
-    assert!(checked.iter().any(Result::is_ok), "{outcome:?}: not wrapped for its service: {checked:?}");
-    let len = bytes::ip_len(frame.bytes());
-    assert!(len <= usize::from(service.mtu), "{len} bytes do not fit an MTU of {}", service.mtu);
     let counted = |counts: &std::collections::BTreeMap<u32, weir_abi::Count>| {
         counts.values().fold((0, 0), |sum, count| (sum.0 + count.packets, sum.1 + count.bytes))
     };
     let (before, after) = (counted(&backends), counted(&tables.backend_counts()));
+    if !matches!(outcome.reason.verdict(), Verdict::Forward) && outcome.reason != Reason::Local {
+        assert_eq!(after, before, "{outcome:?}: counted under a backend");
+        return;
+    }
     assert_eq!(after, (before.0 + 1, before.1 + packet.len() as u64), "{outcome:?}: counters by backend");
+    if outcome.reason == Reason::Local {
+        return;
+    }
 
+    let (ether_type, inner) = outer::untagged(packet);
+    let destination = bytes::ip(if ether_type == 0x0800 { 4 } else { 6 }, inner).destination;
+    let mut problems = Vec::new();
+    let service = image.specs.iter().filter(|spec| spec.has_vip(destination)).find(|spec| {
+        let how = How::of(spec, &image.director);
+        spec.backends.iter().any(|backend| {
+            let checked = outer::check_wrapped(packet, frame.bytes(), *backend, &how);
+            checked.map_err(|problem| problems.push(problem)).is_ok()
+        })
+    });
+    let Some(service) = service else { panic!("{outcome:?}: not sent to a backend of its VIP: {problems:?}") };
+    let len = bytes::ip_len(outer::untagged(frame.bytes()).1);
+    assert!(len <= usize::from(service.mtu), "{len} bytes do not fit an MTU of {}", service.mtu);
+
+    if service.encapsulation != Travel::Ipip || service.vlan != 0 {
+        return;
+    }
     let reason = decap::unwrap(&mut frame, &RealServers(image));
     assert_eq!(reason.verdict(), agent::Verdict::Unwrap, "a backend does not unwrap it: {}", reason.label());
-    assert_eq!(frame.bytes()[12..], packet[12..], "a backend does not get what was sent");
-}
-
-/// The service that a frame was sent to: its port's, else its VIP's for every port.
-fn service_of<'a>(image: &'a Image, frame: &[u8]) -> Option<&'a ServiceSpec> {
-    let packet = &frame[bytes::ETHERNET..];
-    let ip = bytes::ip(bytes::version(frame), packet);
-    let service = |port: u16| {
-        image
-            .specs
-            .iter()
-            .find(|spec| spec.vip == ip.destination && spec.protocol == ip.protocol && spec.port == port)
-    };
-    service(bytes::port(packet, &ip)).or_else(|| service(0))
+    assert_eq!(frame.bytes()[12..14], ether_type.to_be_bytes(), "a backend does not get what was sent");
+    assert_eq!(&frame.bytes()[14..], inner, "a backend does not get what was sent");
 }
 
 /// All real servers of an image as one machine.
@@ -131,7 +134,7 @@ impl decap::AgentTables for RealServers<'_> {
         self.0.specs.iter().any(|spec| spec.backends.contains(&address.to_ip(family)))
     }
     fn is_vip(&self, family: Family, address: Address) -> bool {
-        self.0.specs.iter().any(|spec| spec.vip == address.to_ip(family))
+        self.0.specs.iter().any(|spec| spec.has_vip(address.to_ip(family)))
     }
     fn count(&self, _: agent::Reason, _: u64) {}
 }

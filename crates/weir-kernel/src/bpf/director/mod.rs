@@ -45,6 +45,14 @@ pub struct Sizes {
     pub backends: u32,
     /// Buckets of the flow table, of eight flows each; a power of two.
     pub flow_buckets: u32,
+    /// Buckets of the fragment table, of eight packets each; a power of two.
+    pub fragment_buckets: u32,
+    /// Server ids and targets of source lists, of all services together.
+    pub servers: u32,
+    /// Prefixes in all source lists together.
+    pub sources: u32,
+    /// VIP prefixes.
+    pub prefixes: u32,
 }
 
 impl Default for Sizes {
@@ -55,6 +63,10 @@ impl Default for Sizes {
             ring_slots: size::RINGS,
             backends: size::BACKENDS,
             flow_buckets: size::FLOWS,
+            fragment_buckets: size::FRAGMENTS,
+            servers: size::SERVERS,
+            sources: size::SOURCES,
+            prefixes: size::PREFIXES,
         }
     }
 }
@@ -76,6 +88,17 @@ impl Sizes {
             ("the backend table", self.backends, "it must be between 2 and 1048576")
         } else if !self.flow_buckets.is_power_of_two() {
             ("the flow table", self.flow_buckets, NOT_A_POWER)
+        } else if !self.fragment_buckets.is_power_of_two() {
+            ("the fragment table", self.fragment_buckets, NOT_A_POWER)
+        } else if let Some((what, _)) = [
+            ("the table of servers", self.servers),
+            ("the table of sources", self.sources),
+            ("the table of VIP prefixes", self.prefixes),
+        ]
+        .into_iter()
+        .find(|(_, size)| *size == 0)
+        {
+            (what, 0, "it must not be empty")
         } else {
             return Ok(());
         };
@@ -119,6 +142,9 @@ pub struct Director {
     flows: Mapped<8>,
     reasons: RawMap,
     backend_counts: RawMap,
+    servers: RawMap,
+    sources: RawMap,
+    prefixes: RawMap,
     grace: Grace,
     links: BTreeMap<String, Link>,
 }
@@ -157,7 +183,7 @@ impl Director {
         let tables = tables(&options.sizes);
         if start == Start::Fresh {
             let mib = options.sizes.memory()?.div_ceil(1 << 20);
-            let Sizes { services, ring_slots, backends, flow_buckets } = options.sizes;
+            let Sizes { services, ring_slots, backends, flow_buckets, .. } = options.sizes;
             tracing::info!(mib, services, ring_slots, backends, flow_buckets, "making the director's tables");
         }
         let mut object = load(
@@ -195,6 +221,9 @@ impl Director {
             flows: mapped(&object, map::FLOWS)?,
             reasons: object.map(map::REASONS)?,
             backend_counts: object.map(map::BACKEND_COUNTS)?,
+            servers: object.map(map::SERVERS)?,
+            sources: object.map(map::SOURCES)?,
+            prefixes: object.map(map::PREFIXES)?,
             grace: Grace::new()?,
             links,
         })
@@ -228,6 +257,21 @@ impl Director {
     /// Flow buckets; each word is a [`weir_abi::FlowEntry`].
     pub fn flows(&self) -> &Mapped<8> {
         &self.flows
+    }
+
+    /// [`weir_abi::ServerKey`] to a backend id, eight bytes each.
+    pub fn servers(&self) -> &RawMap {
+        &self.servers
+    }
+
+    /// [`weir_abi::PrefixKey::sources`] to a [`weir_abi::SourceRule`].
+    pub fn sources(&self) -> &RawMap {
+        &self.sources
+    }
+
+    /// [`weir_abi::PrefixKey::vips`] to the prefix's length, eight bytes.
+    pub fn prefixes(&self) -> &RawMap {
+        &self.prefixes
     }
 
     /// The program, for [`super::test_run`].
@@ -294,7 +338,8 @@ fn write_control(control: &Mapped<8>, options: &Options, hz: u32) -> Result<(), 
         Some(key) => key,
         None => random_key().map_err(Error::doing("draw a random hash key"))?,
     });
-    control.set_flow_geometry(options.sizes.flow_buckets - 1, clock::tick_shift(hz));
+    let Sizes { flow_buckets, fragment_buckets, .. } = options.sizes;
+    control.set_geometry(flow_buckets - 1, clock::tick_shift(hz), fragment_buckets.trailing_zeros());
     // Last: a record with an identity is whole.
     std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
     control.set_identity();

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
-use weir_abi::{ABI_VERSION, Control, MAGIC, Reason, map};
+use weir_abi::{ABI_VERSION, Control, MAGIC, PrefixKey, Reason, ServerKey, map};
 
 use super::{
     super::{Error, Link, MapInfo, Mapped, RawMap, sys},
@@ -24,26 +24,41 @@ pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) entries: u32,
     map_type: u32,
+    key_size: u32,
     value_size: u32,
     flags: u32,
 }
 
 /// All tables of the director.
-pub(super) fn tables(sizes: &Sizes) -> [Table; 7] {
+pub(super) fn tables(sizes: &Sizes) -> [Table; 13] {
     let words = |name, entries, words: u32| Table {
         name,
         entries,
         map_type: sys::MAP_TYPE_ARRAY,
+        key_size: 4,
         value_size: 8 * words,
         flags: map::F_MMAPABLE,
     };
-    let counts = |name, entries| Table {
+    let per_cpu = |name, entries, value_size| Table {
         name,
         entries,
         map_type: sys::MAP_TYPE_PERCPU_ARRAY,
-        value_size: size_of::<weir_abi::Count>() as u32,
+        key_size: 4,
+        value_size,
         flags: 0,
     };
+    let counts = |name, entries| per_cpu(name, entries, size_of::<weir_abi::Count>() as u32);
+    // Of keys to a word each.
+    let lookup = |name, entries, map_type, key_size: usize, flags| Table {
+        name,
+        entries,
+        map_type,
+        key_size: key_size as u32,
+        value_size: 8,
+        flags,
+    };
+    let trie =
+        |name, entries| lookup(name, entries, sys::MAP_TYPE_LPM_TRIE, PrefixKey::LEN, map::F_NO_PREALLOC);
     [
         words(map::CONTROL, 1, 8),
         words(map::SERVICES, sizes.services, 8),
@@ -52,19 +67,32 @@ pub(super) fn tables(sizes: &Sizes) -> [Table; 7] {
         words(map::FLOWS, sizes.flow_buckets, 8),
         counts(map::REASONS, Reason::COUNT),
         counts(map::BACKEND_COUNTS, sizes.backends),
+        words(map::FRAGMENTS, sizes.fragment_buckets, 8),
+        lookup(map::SERVERS, sizes.servers, sys::MAP_TYPE_HASH, size_of::<ServerKey>(), 0),
+        trie(map::SOURCES, sizes.sources),
+        trie(map::PREFIXES, sizes.prefixes),
+        // As many as there can be ids: the services' of both halves.
+        lookup(map::BUDGETS, sizes.services, sys::MAP_TYPE_ARRAY, 4, 0),
+        per_cpu(map::LIMITER, 1, 8),
     ]
 }
 
 impl Table {
+    /// Bytes of kernel memory, when it is full.
     pub(super) fn memory(&self, cpus: u64) -> u64 {
         let entries = u64::from(self.entries);
         let value = u64::from(self.value_size);
-        // A per-CPU element is a pointer and one value for each CPU.
-        if self.map_type == sys::MAP_TYPE_PERCPU_ARRAY {
-            entries * (8 + value * cpus)
-        } else {
-            entries * value
-        }
+        entries
+            * match self.map_type {
+                // A pointer and one value for each CPU.
+                sys::MAP_TYPE_PERCPU_ARRAY => 8 + value * cpus,
+                // The kernel's own part of an element is 48 bytes, and there is about a bucket of 16 for each.
+                sys::MAP_TYPE_HASH => 64 + u64::from(self.key_size) + value,
+                // Taken when there is an element: 40 bytes, the key and the value, rounded up to 96; and where prefixes
+                // part, a node in between.
+                sys::MAP_TYPE_LPM_TRIE => 2 * 96,
+                _ => value,
+            }
     }
 
     /// Whether a map is this table, but for the number of entries; what is wrong otherwise.
@@ -73,7 +101,7 @@ impl Table {
             if found == wanted { Ok(()) } else { Err(format!("its {what} is {found}, not {wanted}")) }
         };
         wrong("map type", info.map_type, self.map_type)?;
-        wrong("key size", info.key_size, 4)?;
+        wrong("key size", info.key_size, self.key_size)?;
         wrong("value size", info.value_size, self.value_size)?;
         wrong("flags word", info.flags, self.flags)
     }
@@ -139,6 +167,11 @@ pub(super) fn judge(dir: &Path, options: &Options) -> Result<(Verdict, BTreeMap<
             map::SERVICES => Some(&mut sizes.services),
             map::RINGS => Some(&mut sizes.ring_slots),
             map::BACKENDS | map::BACKEND_COUNTS => Some(&mut sizes.backends),
+            map::SERVERS => Some(&mut sizes.servers),
+            map::SOURCES => Some(&mut sizes.sources),
+            map::PREFIXES => Some(&mut sizes.prefixes),
+            // As many as services.
+            map::BUDGETS => Some(&mut sizes.services),
             _ => None,
         };
         if let Some(size) = roomy.filter(|_| info.max_entries > table.entries) {
