@@ -265,7 +265,8 @@ impl BackendFields {
     fn constant_sum(&self) -> u16 {
         let Some(protocol) = self.encapsulation.outer_ipv4_protocol() else { return 0 };
         let (s, d) = (self.source.octets(), self.destination.octets());
-        let pairs = [[0x45, 0], [0x40, 0], [64, protocol], [s[0], s[1]], [s[2], s[3]], [d[0], d[1]], [d[2], d[3]]];
+        let pairs =
+            [[0x45, 0], [0x40, 0], [64, protocol], [s[0], s[1]], [s[2], s[3]], [d[0], d[1]], [d[2], d[3]]];
         let mut sum: u32 = pairs.iter().map(|pair| u32::from(u16::from_ne_bytes(*pair))).sum();
         while sum >> 16 != 0 {
             sum = (sum & 0xffff) + (sum >> 16);

@@ -36,8 +36,8 @@ pub use flow::{FLOWS_PER_BUCKET, FlowEntry, TIME_BITS};
 pub use reason::{Count, Reason, Verdict};
 pub use ring::{RingRange, RingSlot};
 pub use service::{
-    Budget, HashFields, NoBackend, Policy, ServerIds, Service, ServiceKey, ServiceRecord, ServiceTable, Traits,
-    service_index,
+    Budget, HashFields, NoBackend, Policy, ServerIds, Service, ServiceKey, ServiceRecord, ServiceTable,
+    Traits, service_index,
 };
 pub use source::{PrefixKey, ServerKey, SourceRule};
 

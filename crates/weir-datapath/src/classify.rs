@@ -2,9 +2,7 @@
 //!
 //! Owns the probe sequence and the order of the lookups. May not touch packet bytes.
 use crate::Tables;
-use weir_abi::{
-    Address, Control, Family, Features, MAX_PROBES, Reason, Service, ServiceKey, service_index,
-};
+use weir_abi::{Address, Control, Family, Features, MAX_PROBES, Reason, Service, ServiceKey, service_index};
 
 /// The entry for exactly this key.
 #[inline(always)]

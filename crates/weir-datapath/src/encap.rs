@@ -203,11 +203,8 @@ fn outer_v4<W: Words>(
 ) -> Ipv4 {
     let backend = &choice.backend;
     let (source, destination) = (backend.source().0[0] as u32, backend.destination().0[0] as u32);
-    let spread = if byte & SPREAD_SOURCE == 0 {
-        0
-    } else {
-        (choice.hash >> 12) as u32 & control.source_mask_v4()
-    };
+    let spread =
+        if byte & SPREAD_SOURCE == 0 { 0 } else { (choice.hash >> 12) as u32 & control.source_mask_v4() };
     let len = (inner.len + overhead as u32) as u16;
     let repr = Ipv4Repr {
         tos: inner.tos,

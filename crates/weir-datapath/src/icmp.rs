@@ -76,7 +76,12 @@ pub(crate) fn quoted<F: Frame>(frame: &F, layers: &Layers) -> Option<Quoted> {
                 return None;
             }
             let (protocol, header_len) = behind_extensions(frame, ip_at, ip.next_header())?;
-            (v6(frame.at::<Ipv6>(ip_at)?.source), v6(frame.at::<Ipv6>(ip_at)?.destination), protocol, header_len)
+            (
+                v6(frame.at::<Ipv6>(ip_at)?.source),
+                v6(frame.at::<Ipv6>(ip_at)?.destination),
+                protocol,
+                header_len,
+            )
         }
     };
     if !matches!(protocol, IpProtocol::TCP | IpProtocol::UDP) || header_len + size_of::<Ports>() > room {
@@ -104,11 +109,7 @@ const MAX_QUOTED_EXTENSIONS: usize = 3;
 
 /// What follows the IPv6 header at `ip_at` and up to three extension headers, and their length together.
 #[inline(always)]
-fn behind_extensions<F: Frame>(
-    frame: &F,
-    ip_at: usize,
-    first: IpProtocol,
-) -> Option<(IpProtocol, usize)> {
+fn behind_extensions<F: Frame>(frame: &F, ip_at: usize, first: IpProtocol) -> Option<(IpProtocol, usize)> {
     let (mut protocol, mut len) = (first, Ipv6::LEN);
     let mut steps = 0;
     while steps < MAX_QUOTED_EXTENSIONS {
@@ -132,6 +133,5 @@ fn behind_extensions<F: Frame>(
 /// answered by errors (RFC 1122, section 3.2.2; RFC 4443, section 2.4).
 #[inline(always)]
 pub(crate) fn may_answer(layers: &Layers) -> bool {
-    layers.part != Part::Later
-        && !matches!(layers.protocol, IpProtocol::ICMP | IpProtocol::ICMPV6)
+    layers.part != Part::Later && !matches!(layers.protocol, IpProtocol::ICMP | IpProtocol::ICMPV6)
 }

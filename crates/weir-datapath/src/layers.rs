@@ -115,84 +115,143 @@ pub(crate) struct Layers {
     pub(crate) extended: bool,
 }
 
-/// Why there are no layers.
+/// How far the layers could be read. As a number, the answer of a BPF function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Broken {
+#[repr(u64)]
+pub(crate) enum Reading {
+    /// All of them.
+    Whole = 0,
+    /// Shorter than its headers claim, or not of the version its EtherType says: only family and destination are right.
+    Truncated = 1,
+    /// Extension headers that are too many, too long or unknown: only family and destination are right.
+    Unsupported = 2,
     /// There is no whole IP header: nothing says where the packet was going.
-    NoHeader,
-    /// Shorter than its headers claim, or not of the version its EtherType says. To this address.
-    Truncated(Family, Address),
-    /// Extension headers that are too many, too long or unknown. To this address.
-    Unsupported(Family, Address),
+    NoHeader = 3,
+    /// It is neither IPv4 nor IPv6.
+    NotIp = 4,
+}
+
+impl Reading {
+    /// From the number.
+    #[inline(always)]
+    pub(crate) fn from_word(word: u64) -> Self {
+        match word {
+            0 => Self::Whole,
+            1 => Self::Truncated,
+            2 => Self::Unsupported,
+            3 => Self::NoHeader,
+            _ => Self::NotIp,
+        }
+    }
+}
+
+/// A frame down to its transport header.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parsed {
+    pub(crate) link: Link,
+    pub(crate) layers: Layers,
+}
+
+impl Parsed {
+    /// Nothing read yet. (Everything is written: what is not, a BPF program may not even copy.)
+    #[inline(always)]
+    pub(crate) fn nothing() -> Self {
+        let ether_type = EtherType(0);
+        let link = Link {
+            ethernet: Ethernet::new([0; 6], [0; 6], ether_type),
+            tag_count: 0,
+            tags: [Vlan::new(0, ether_type); MAX_TAGS],
+            ether_type,
+        };
+        Self { link, layers: Layers::NOTHING }
+    }
+
+    /// Reads a frame into it; what is returned says how much of it is right then.
+    #[inline(always)]
+    pub(crate) fn read<F: Frame>(&mut self, frame: &F) -> Reading {
+        let Some(link) = Link::read(frame) else { return Reading::NoHeader };
+        self.link = link;
+        match link.ether_type {
+            EtherType::IPV4 => self.layers.read_v4(frame, link.len()),
+            EtherType::IPV6 => self.layers.read_v6(frame, link.len()),
+            _ => Reading::NotIp,
+        }
+    }
 }
 
 impl Layers {
+    const NOTHING: Self = Self {
+        family: Family::V4,
+        source: Address([0, 0]),
+        destination: Address([0, 0]),
+        tos: 0,
+        hops: 0,
+        len: 0,
+        id: 0,
+        part: Part::Whole,
+        protocol: IpProtocol(0),
+        transport: 0,
+        payload: 0,
+        extended: false,
+    };
+
     /// Reads the IPv4 packet at `l3`.
     #[inline(always)]
-    pub(crate) fn read_v4<F: Frame>(frame: &F, l3: usize) -> Result<Self, Broken> {
+    fn read_v4<F: Frame>(&mut self, frame: &F, l3: usize) -> Reading {
         let l3 = l3 & 0x1f;
-        let ip = *frame.at::<Ipv4>(l3).ok_or(Broken::NoHeader)?;
-        let destination = v4(ip.destination);
+        let Some(&ip) = frame.at::<Ipv4>(l3) else { return Reading::NoHeader };
+        self.family = Family::V4;
+        self.destination = v4(ip.destination);
         let (header_len, len) = (ip.header_len(), ip.total_len() as usize);
         if ip.version() != 4 || header_len < Ipv4::LEN || len < header_len || l3 + len > frame.len() {
-            return Err(Broken::Truncated(Family::V4, destination));
+            return Reading::Truncated;
         }
-        let part = match (ip.fragment_offset(), ip.is_fragment()) {
+        self.part = match (ip.fragment_offset(), ip.is_fragment()) {
             (0, false) => Part::Whole,
             (0, true) => Part::First,
             _ => Part::Later,
         };
-        Ok(Self {
-            family: Family::V4,
-            source: v4(ip.source),
-            destination,
-            tos: ip.tos,
-            hops: ip.ttl,
-            len,
-            id: u16::from_ne_bytes(ip.id) as u32,
-            part,
-            protocol: ip.protocol(),
-            transport: l3 + (header_len & 0x3c),
-            payload: len - header_len,
-            extended: header_len != Ipv4::LEN,
-        })
+        self.source = v4(ip.source);
+        self.tos = ip.tos;
+        self.hops = ip.ttl;
+        self.len = len;
+        self.id = u16::from_ne_bytes(ip.id) as u32;
+        self.protocol = ip.protocol();
+        self.transport = l3 + (header_len & 0x3c);
+        self.payload = len - header_len;
+        self.extended = header_len != Ipv4::LEN;
+        Reading::Whole
     }
 
     /// Reads the IPv6 packet at `l3`.
     #[inline(always)]
-    pub(crate) fn read_v6<F: Frame>(frame: &F, l3: usize) -> Result<Self, Broken> {
+    fn read_v6<F: Frame>(&mut self, frame: &F, l3: usize) -> Reading {
         let l3 = l3 & 0x1f;
-        let ip = *frame.at::<Ipv6>(l3).ok_or(Broken::NoHeader)?;
-        let destination = v6(ip.destination);
-        let payload = ip.payload_len() as usize;
-        let truncated = Err(Broken::Truncated(Family::V6, destination));
-        if ip.version() != 6 || l3 + Ipv6::LEN + payload > frame.len() {
-            return truncated;
+        let Some(&ip) = frame.at::<Ipv6>(l3) else { return Reading::NoHeader };
+        self.family = Family::V6;
+        self.destination = v6(ip.destination);
+        self.payload = ip.payload_len() as usize;
+        self.len = Ipv6::LEN + self.payload;
+        if ip.version() != 6 || l3 + self.len > frame.len() {
+            return Reading::Truncated;
         }
-        let mut layers = Self {
-            family: Family::V6,
-            source: v6(ip.source),
-            destination,
-            tos: ip.traffic_class(),
-            hops: ip.hop_limit,
-            len: Ipv6::LEN + payload,
-            id: 0,
-            part: Part::Whole,
-            protocol: ip.next_header(),
-            transport: l3 + Ipv6::LEN,
-            payload,
-            extended: false,
-        };
+        self.source = v6(ip.source);
+        self.tos = ip.traffic_class();
+        self.hops = ip.hop_limit;
+        self.protocol = ip.next_header();
+        self.transport = l3 + Ipv6::LEN;
         let mut steps = 0;
-        while steps < MAX_EXTENSIONS && is_extension(layers.protocol) {
-            let at = layers.transport & MAX_OFFSET;
+        while steps < MAX_EXTENSIONS && is_extension(self.protocol) {
+            let at = self.transport & MAX_OFFSET;
             // Next header, length, and what a routing or fragment header has in these places (RFC 8200, section 4).
-            let Some(&[next, len, high, low, id @ ..]) = frame.at::<[u8; 8]>(at) else { return truncated };
-            let size = match layers.protocol {
+            let Some(&[next, len, high, low, id @ ..]) = frame.at::<[u8; 8]>(at) else {
+                return Reading::Truncated;
+            };
+            let size = match self.protocol {
                 IpProtocol::FRAGMENT => {
-                    layers.id = u32::from_ne_bytes(id);
+                    self.id = u32::from_ne_bytes(id);
                     let word = u16::from_be_bytes([high, low]);
-                    layers.part = match (word >> 3, word & 1) {
+                    self.part = match (word >> 3, word & 1) {
                         (0, 0) => Part::Whole,
                         (0, _) => Part::First,
                         _ => Part::Later,
@@ -200,29 +259,26 @@ impl Layers {
                     8
                 }
                 // A packet that is to visit others first is none of ours yet (byte 3: segments left).
-                IpProtocol::ROUTING if low != 0 => return Err(Broken::Unsupported(Family::V6, destination)),
+                IpProtocol::ROUTING if low != 0 => return Reading::Unsupported,
                 _ => (len as usize + 1) * 8,
             };
-            if size > layers.payload {
-                return truncated;
+            if size > self.payload {
+                return Reading::Truncated;
             }
-            layers.protocol = IpProtocol(next);
-            layers.transport += size;
-            layers.payload -= size;
-            layers.extended = true;
-            if layers.part == Part::Later {
+            self.protocol = IpProtocol(next);
+            self.transport += size;
+            self.payload -= size;
+            self.extended = true;
+            if self.part == Part::Later {
                 // What the first fragment holds further extension headers of is not known here.
-                return Ok(layers);
+                return Reading::Whole;
             }
-            if layers.transport > MAX_OFFSET {
-                return Err(Broken::Unsupported(Family::V6, destination));
+            if self.transport > MAX_OFFSET {
+                return Reading::Unsupported;
             }
             steps += 1;
         }
-        if is_extension(layers.protocol) {
-            return Err(Broken::Unsupported(Family::V6, destination));
-        }
-        Ok(layers)
+        if is_extension(self.protocol) { Reading::Unsupported } else { Reading::Whole }
     }
 }
 

@@ -35,6 +35,7 @@ pub use frame::{Frame, Header, NoRoom};
 pub use hash::flow_hash;
 pub use outcome::{Action, Outcome, PackedOutcome};
 pub use parse::Flow;
-pub use process::{general, plain, process};
+pub use process::{plain, process};
+pub use route::{Scratch, general};
 pub use select::Choice;
 pub use tables::{BudgetWord, Memory, Recall, Tables};

@@ -56,16 +56,6 @@ impl PackedOutcome {
         };
         Self(outcome.reason as u64 | kind << 16 | (ifindex as u64) << 32)
     }
-    /// The word.
-    #[inline(always)]
-    pub(crate) fn word(self) -> u64 {
-        self.0
-    }
-    /// From the word.
-    #[inline(always)]
-    pub(crate) fn from_word(word: u64) -> Self {
-        Self(word)
-    }
     /// What to do.
     #[inline(always)]
     pub fn action(self) -> Action {

@@ -138,13 +138,8 @@ fn parse_transport<F: Frame>(
         _ => return None,
     };
     let port = u16::from_ne_bytes(ports.destination);
-    let key = ServiceKey {
-        vip: destination,
-        family: inner.family,
-        protocol: protocol.0,
-        port,
-        prefix_len: 0,
-    };
+    let key =
+        ServiceKey { vip: destination, family: inner.family, protocol: protocol.0, port, prefix_len: 0 };
     let flow = Flow { source, source_port: u16::from_ne_bytes(ports.source), key };
     Some(Packet { flow, inner, opens })
 }

@@ -8,9 +8,8 @@
 //! In the short way, the way of each address family is instantiated by itself, and every refusal leaves it at once with
 //! one small number: where paths merge, a BPF compiler with ten registers keeps all the values of both on the stack, in
 //! front of every branch. The long way is a function of its own in BPF, for the sake of its stack.
-use crate::outcome::PackedOutcome;
 use crate::parse::{self, Packet};
-use crate::{Action, Frame, Outcome, Tables, classify, encap, route, select, unwrap};
+use crate::{Action, Frame, Outcome, Scratch, Tables, classify, encap, general, select};
 use weir_abi::{Control, Features, NoBackend, Reason};
 use weir_wire::{EtherType, IpProtocol};
 
@@ -20,7 +19,10 @@ use weir_wire::{EtherType, IpProtocol};
 pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     match plain(frame, tables) {
         Some(outcome) => outcome,
-        None => general(frame, tables).outcome().unwrap_or(Outcome::unforwarded(Reason::TableCorrupt)),
+        None => {
+            let packed = general(frame, tables, &mut Scratch::nothing());
+            packed.outcome().unwrap_or(Outcome::unforwarded(Reason::TableCorrupt))
+        }
     }
 }
 
@@ -63,20 +65,6 @@ pub fn plain<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Option<Outcome> 
     };
     tables.count(outcome.reason, bytes);
     Some(outcome)
-}
-
-/// The long way: whatever the packet is.
-#[inline(always)]
-pub fn general<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> PackedOutcome {
-    let bytes = frame.len() as u64;
-    // The control record, if it is there and ours: otherwise nothing in the tables may be believed.
-    let unwrapped = match control(tables) {
-        Ok(control) if control.features().has(Features::DECAPSULATE) => {
-            unwrap::Unwrapped::from_word(unwrap::unwrap_listed(frame, tables))
-        }
-        _ => unwrap::Unwrapped::NotWrapped,
-    };
-    PackedOutcome::from_word(route::route(frame, tables, bytes, unwrapped))
 }
 
 /// The control record, if it is there and ours: otherwise nothing in the tables may be believed.

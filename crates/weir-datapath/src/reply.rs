@@ -10,12 +10,10 @@
 //!
 //! Each answer is a function of its own in BPF, for the sake of its stack.
 use crate::encap::OUTER_TTL;
-use crate::layers::{Layers, Link, MAX_OFFSET};
+use crate::layers::{Layers, Link, MAX_OFFSET, Parsed};
 use crate::{Frame, NoRoom};
 use weir_abi::Family;
-use weir_wire::{
-    EtherType, Icmp, IpProtocol, Ipv4, Ipv4Repr, Ipv6, Ipv6Repr, checksum, icmpv4, icmpv6,
-};
+use weir_wire::{EtherType, Icmp, IpProtocol, Ipv4, Ipv4Repr, Ipv6, Ipv6Repr, checksum, icmpv4, icmpv6};
 use zerocopy::IntoBytes;
 
 /// Bytes of a packet that is too big which its sender is shown.
@@ -29,8 +27,8 @@ const MIN_MTU_V6: usize = 1280;
 
 /// Makes an echo request its reply, if it is long enough. The packet is whole and has no IPv4 options.
 #[inline(never)]
-pub(crate) fn echo<F: Frame>(frame: &mut F, link: &Link, layers: &Layers) -> bool {
-    echo_in_place(frame, link, layers).is_ok()
+pub(crate) fn echo<F: Frame>(frame: &mut F, parsed: &Parsed) -> bool {
+    echo_in_place(frame, &parsed.link, &parsed.layers).is_ok()
 }
 
 #[inline(always)]
@@ -55,12 +53,8 @@ fn echo_in_place<F: Frame>(frame: &mut F, link: &Link, layers: &Layers) -> Resul
 /// Tells the sender that its packet is too big for a path whose MTU is `mtu` less what wrapping adds, if there is
 /// enough of it to be quoted.
 #[inline(never)]
-pub(crate) fn too_big<F: Frame>(
-    frame: &mut F,
-    link: &Link,
-    layers: &Layers,
-    mtu: usize,
-) -> bool {
+pub(crate) fn too_big<F: Frame>(frame: &mut F, parsed: &Parsed, mtu: usize) -> bool {
+    let (link, layers) = (&parsed.link, &parsed.layers);
     let told = match layers.family {
         Family::V4 => {
             let rest = (mtu as u32 & 0xffff).to_be_bytes();
@@ -78,7 +72,8 @@ pub(crate) fn too_big<F: Frame>(
 
 /// Tells the sender that nobody is there, likewise.
 #[inline(never)]
-pub(crate) fn unreachable<F: Frame>(frame: &mut F, link: &Link, layers: &Layers) -> bool {
+pub(crate) fn unreachable<F: Frame>(frame: &mut F, parsed: &Parsed) -> bool {
+    let (link, layers) = (&parsed.link, &parsed.layers);
     let told = match layers.family {
         Family::V4 => {
             let head = Icmp::new(icmpv4::UNREACHABLE, icmpv4::HOST, [0; 4]);

@@ -2,6 +2,7 @@
 //!
 //! Owns the order "source list, server id, flow table, ring" and when a flow is remembered. May not touch packet bytes or
 //! encapsulation. Invariant: a chosen backend belongs to the service and is not down.
+use crate::server_id::Found;
 use crate::{Flow, Memory, Tables, classify, flow_hash};
 use weir_abi::{
     Address, Backend, Control, FlowEntry, HashFields, NO_BACKEND_ID, NoBackend, Reason, ServerKey, Service,
@@ -59,7 +60,7 @@ pub(crate) struct Hints {
     /// It is of the flow itself, rather than about it (an ICMP error): only then is anything remembered or a turn taken.
     pub(crate) own: bool,
     /// The server it names.
-    pub(crate) server_id: Option<u32>,
+    pub(crate) server_id: Found,
 }
 
 /// Chooses the backend of a flow of any service.
@@ -92,18 +93,15 @@ pub(crate) fn general<T: Tables>(
     // What chooses the slot, and what the flow table knows the flow by.
     let slot_hash = match traits.hash() {
         HashFields::Flow => hash,
-        fields => {
-            flow_hash(&reduced(flow, fields, service.policy().source_prefix()), control.hash_key())
-        }
+        fields => flow_hash(&reduced(flow, fields, service.policy().source_prefix()), control.hash_key()),
     };
     let table_hash = if traits.has(Traits::PERSISTENT) { slot_hash } else { hash };
     let memory = memory(tables, control, service, table_hash);
     let tracked = !traits.has(Traits::UNTRACKED);
     let recalled = if tracked { tables.recall(flow, &memory) } else { None };
 
-    if let Some(server_id) = hints.server_id
-        && let Some((id, backend)) =
-            by_server(tables, service, ServerKey::of_packet(service.id(), server_id))
+    if let Some(server_id) = hints.server_id.id()
+        && let Some((id, backend)) = by_server(tables, service, ServerKey::of_packet(service.id(), server_id))
     {
         // For packets of the flow that do not name their server.
         let known = matches!(&recalled, Some(recall) if recall.entry.backend() == id);

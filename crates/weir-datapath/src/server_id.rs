@@ -37,6 +37,26 @@ const OPTION: [u8; 2] = [0xb7, 6];
 /// TCP options that are looked at.
 const MAX_OPTIONS: usize = 15;
 
+/// A server id that was found, or none: one word, for an `Option` leaves part of it unwritten, and what is unwritten a BPF
+/// program may not even copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found(u64);
+
+impl Found {
+    /// There is none.
+    pub(crate) const NONE: Self = Self(u64::MAX);
+
+    #[inline(always)]
+    const fn new(id: u32) -> Self {
+        Self(id as u64)
+    }
+    /// The id.
+    #[inline(always)]
+    pub(crate) fn id(self) -> Option<u32> {
+        if self.0 >> 32 == 0 { Some(self.0 as u32) } else { None }
+    }
+}
+
 /// A transport header and what follows it, by place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
@@ -48,25 +68,31 @@ pub(crate) struct Place {
 
 /// The server id in a packet from a client.
 #[inline(always)]
-pub(crate) fn find<F: Frame>(frame: &F, scheme: ServerIds, quic_lb: (u8, u8), at: Place) -> Option<u32> {
+pub(crate) fn find<F: Frame>(frame: &F, scheme: ServerIds, quic_lb: (u8, u8), at: Place) -> Found {
     match scheme {
-        ServerIds::None => None,
+        ServerIds::None => Found::NONE,
         ServerIds::TcpOption => tcp_option(frame, at),
         ServerIds::UdpStable => {
-            let head = at_within::<F, Head>(frame, at, at.transport + Udp::LEN)?;
+            let Some(head) = at_within::<F, Head>(frame, at, at.transport + Udp::LEN) else {
+                return Found::NONE;
+            };
             // As in layout 2 of Katran's connection ids, and only that.
-            if head.first == STABLE_ROUTING && head.id[0] >> 6 == 2 { katran(&head.id) } else { None }
+            let is_one = head.first == STABLE_ROUTING && head.id[0] >> 6 == 2;
+            if is_one { katran(&head.id) } else { Found::NONE }
         }
         ServerIds::Quic | ServerIds::QuicLb => {
             let data = at.transport + Udp::LEN;
-            let head = at_within::<F, Head>(frame, at, data)?;
+            let Some(head) = at_within::<F, Head>(frame, at, data) else { return Found::NONE };
             if head.first & LONG == 0 {
                 return in_connection_id(&head.id, scheme, quic_lb);
             }
             if !names_server(head) {
-                return None;
+                return Found::NONE;
             }
-            in_connection_id(at_within::<F, ConnectionId>(frame, at, data + LONG_LEN)?, scheme, quic_lb)
+            match at_within::<F, ConnectionId>(frame, at, data + LONG_LEN) {
+                Some(id) => in_connection_id(id, scheme, quic_lb),
+                None => Found::NONE,
+            }
         }
     }
 }
@@ -74,25 +100,21 @@ pub(crate) fn find<F: Frame>(frame: &F, scheme: ServerIds, quic_lb: (u8, u8), at
 /// The server id in a packet *to* a client, as an ICMP error quotes it: of QUIC, a long header has the server's
 /// connection id as its source. Other packets to clients do not name their server.
 #[inline(always)]
-pub(crate) fn find_quoted<F: Frame>(
-    frame: &F,
-    scheme: ServerIds,
-    quic_lb: (u8, u8),
-    at: Place,
-) -> Option<u32> {
+pub(crate) fn find_quoted<F: Frame>(frame: &F, scheme: ServerIds, quic_lb: (u8, u8), at: Place) -> Found {
     if !matches!(scheme, ServerIds::Quic | ServerIds::QuicLb) {
-        return None;
+        return Found::NONE;
     }
     let data = at.transport + Udp::LEN;
-    let head = at_within::<F, Head>(frame, at, data)?;
+    let Some(head) = at_within::<F, Head>(frame, at, data) else { return Found::NONE };
     let destination_len = head.id[4];
     if head.first & LONG == 0 || destination_len > 20 {
-        return None;
+        return Found::NONE;
     }
     // The source's id, its length in front.
-    let source = at_within::<F, Head>(frame, at, data + LONG_LEN + destination_len as usize)?;
+    let source_at = data + LONG_LEN + destination_len as usize;
+    let Some(source) = at_within::<F, Head>(frame, at, source_at) else { return Found::NONE };
     if (source.first as usize) < CONNECTION_ID_LEN {
-        return None;
+        return Found::NONE;
     }
     in_connection_id(&source.id, scheme, quic_lb)
 }
@@ -119,62 +141,64 @@ fn names_server(head: &Head) -> bool {
 }
 
 #[inline(always)]
-fn in_connection_id(id: &ConnectionId, scheme: ServerIds, quic_lb: (u8, u8)) -> Option<u32> {
+fn in_connection_id(id: &ConnectionId, scheme: ServerIds, quic_lb: (u8, u8)) -> Found {
     if scheme == ServerIds::Quic { katran(id) } else { plaintext(id, quic_lb) }
 }
 
 /// Katran's layouts: the first two bits are the layout's number.
 #[inline(always)]
-fn katran(id: &ConnectionId) -> Option<u32> {
+fn katran(id: &ConnectionId) -> Found {
     match id[0] >> 6 {
         // 16 bits right behind the two.
-        1 => Some(u32::from(id[0] & 0x3f) << 10 | (id[1] as u32) << 2 | (id[2] as u32) >> 6),
-        2 => Some(u32::from_be_bytes([0, id[1], id[2], id[3]])),
-        3 => Some(u32::from_be_bytes([id[1], id[2], id[3], id[4]])),
-        _ => None,
+        1 => Found::new(u32::from(id[0] & 0x3f) << 10 | (id[1] as u32) << 2 | (id[2] as u32) >> 6),
+        2 => Found::new(u32::from_be_bytes([0, id[1], id[2], id[3]])),
+        3 => Found::new(u32::from_be_bytes([id[1], id[2], id[3], id[4]])),
+        _ => Found::NONE,
     }
 }
 
 /// QUIC-LB's plaintext form: three bits of config rotation, five of length or noise, then the server id
 /// (draft-ietf-quic-load-balancers, sections 3 and 5.2).
 #[inline(always)]
-fn plaintext(id: &ConnectionId, (rotation, len): (u8, u8)) -> Option<u32> {
+fn plaintext(id: &ConnectionId, (rotation, len): (u8, u8)) -> Found {
     if id[0] >> 5 != rotation {
-        return None;
+        return Found::NONE;
     }
     let four = u32::from_be_bytes([id[1], id[2], id[3], id[4]]);
     match len {
-        1..=4 => Some(four >> (32 - 8 * len as u32 & 31)),
-        _ => None,
+        1..=4 => Found::new(four >> (32 - 8 * len as u32 & 31)),
+        _ => Found::NONE,
     }
 }
 
 /// The TCP option, in anything but a SYN. Its number is little-endian, as the servers that Katran's users run write it.
 #[inline(always)]
-fn tcp_option<F: Frame>(frame: &F, place: Place) -> Option<u32> {
-    let tcp = at_within::<F, Tcp>(frame, place, place.transport)?;
+fn tcp_option<F: Frame>(frame: &F, place: Place) -> Found {
+    let Some(tcp) = at_within::<F, Tcp>(frame, place, place.transport) else { return Found::NONE };
     let header_len = tcp.header_len() & 0x3c;
     if tcp.flags & tcp_flags::SYN != 0 || header_len > place.payload {
-        return None;
+        return Found::NONE;
     }
     let mut at = Tcp::LEN;
     let mut seen = 0;
     while seen < MAX_OPTIONS {
         at &= 0x3f;
         if at + OPTION[1] as usize > header_len {
-            return None;
+            return Found::NONE;
         }
-        let &[kind, len, a, b, c, d] = frame.at::<[u8; 6]>((place.transport + at) & MAX_OFFSET)?;
+        let Some(&[kind, len, a, b, c, d]) = frame.at::<[u8; 6]>((place.transport + at) & MAX_OFFSET) else {
+            return Found::NONE;
+        };
         match kind {
-            0 => return None,
+            0 => return Found::NONE,
             1 => at += 1,
-            _ if len < 2 => return None,
-            _ if [kind, len] == OPTION => return Some(u32::from_le_bytes([a, b, c, d])),
+            _ if len < 2 => return Found::NONE,
+            _ if [kind, len] == OPTION => return Found::new(u32::from_le_bytes([a, b, c, d])),
             _ => at += len as usize,
         }
         seen += 1;
     }
-    None
+    Found::NONE
 }
 
 #[cfg(test)]
@@ -183,18 +207,18 @@ mod tests {
 
     #[test]
     fn katrans_layouts() {
-        assert_eq!(katran(&[0x41, 0x00, 0x83, 4, 5, 6, 7, 0]), Some(1026));
-        assert_eq!(katran(&[0x80, 0x03, 0x04, 0x02, 5, 6, 7, 0]), Some(0x03_0402));
-        assert_eq!(katran(&[0xff, 0x01, 0x02, 0x03, 0x04, 6, 7, 0]), Some(0x0102_0304));
-        assert_eq!(katran(&[0x3f, 1, 2, 3, 4, 5, 6, 7]), None);
+        assert_eq!(katran(&[0x41, 0x00, 0x83, 4, 5, 6, 7, 0]).id(), Some(1026));
+        assert_eq!(katran(&[0x80, 0x03, 0x04, 0x02, 5, 6, 7, 0]).id(), Some(0x03_0402));
+        assert_eq!(katran(&[0xff, 0x01, 0x02, 0x03, 0x04, 6, 7, 0]).id(), Some(0x0102_0304));
+        assert_eq!(katran(&[0x3f, 1, 2, 3, 4, 5, 6, 7]).id(), None);
     }
 
     #[test]
     fn plaintext_ids_of_every_length() {
-        let id = [0b010_11111, 0xa1, 0xb2, 0xc3, 0xd4, 0xe5, 0, 0];
-        let lengths: std::vec::Vec<_> = (0..6).map(|len| plaintext(&id, (2, len))).collect();
+        let id = [0x5f, 0xa1, 0xb2, 0xc3, 0xd4, 0xe5, 0, 0];
+        let lengths: std::vec::Vec<_> = (0..6).map(|len| plaintext(&id, (2, len)).id()).collect();
         assert_eq!(lengths, [None, Some(0xa1), Some(0xa1b2), Some(0xa1_b2c3), Some(0xa1b2_c3d4), None]);
-        assert_eq!(plaintext(&id, (1, 2)), None, "another rotation");
-        assert_eq!(plaintext(&[0xff; 8], (7, 2)), Some(0xffff), "the caller never asks for rotation 7");
+        assert_eq!(plaintext(&id, (1, 2)).id(), None, "another rotation");
+        assert_eq!(plaintext(&[0xff; 8], (7, 2)).id(), Some(0xffff), "the caller never asks for rotation 7");
     }
 }

@@ -4,7 +4,7 @@
 //! what becomes of the packet inside. Invariant: a packet that is not wrapped, or not for a listed address, is unchanged;
 //! what comes out is an IP packet whose header lies within the outer one's payload.
 use crate::decap::ecn_on_exit;
-use crate::layers::{Layers, Link, MAX_OFFSET, Part};
+use crate::layers::{Link, MAX_OFFSET, Parsed, Part, Reading};
 use crate::process::control;
 use crate::{Frame, Tables, classify};
 use weir_abi::{Family, ServiceKey, Traits};
@@ -70,16 +70,11 @@ struct Wrapped {
 
 #[inline(always)]
 fn find<F: Frame, T: Tables>(frame: &F, tables: &T) -> Option<Wrapped> {
-    let link = Link::read(frame)?;
-    let layers = match link.ether_type {
-        EtherType::IPV4 => Layers::read_v4(frame, link.len()),
-        EtherType::IPV6 => Layers::read_v6(frame, link.len()),
-        _ => return None,
-    }
-    .ok()?;
-    if layers.part != Part::Whole {
+    let mut parsed = Parsed::nothing();
+    if parsed.read(frame) != Reading::Whole || parsed.layers.part != Part::Whole {
         return None;
     }
+    let Parsed { link, layers } = parsed;
     let (port, between, inner) = match layers.protocol {
         IpProtocol::IPV4 => (0, 0, Some(Family::V4)),
         IpProtocol::IPV6 => (0, 0, Some(Family::V6)),

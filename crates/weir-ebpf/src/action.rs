@@ -2,10 +2,12 @@
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
     helpers::generated::{bpf_jiffies64, bpf_redirect},
+    maps::PerCpuArray,
     programs::XdpContext,
 };
+use core::mem::MaybeUninit;
 use weir_abi::Count;
-use weir_datapath::Action;
+use weir_datapath::{Action, Scratch};
 
 /// The XDP return code for an action: one exhaustive match.
 #[inline(always)]
@@ -25,6 +27,19 @@ pub fn xdp_action(ctx: &XdpContext, action: Action) -> u32 {
             }
         }
     }
+}
+
+/// Room for what the stages of the long way hand on, one for each CPU: programs on a CPU do not interrupt each other.
+pub type ScratchMap = PerCpuArray<MaybeUninit<Scratch>>;
+
+/// This CPU's scratch, about no packet yet.
+#[inline(always)]
+pub fn scratch(map: &'static ScratchMap) -> Option<&'static mut Scratch> {
+    let room = map.get_ptr_mut(0)?;
+    // SAFETY: a per-CPU map value, ours alone while the program runs, which is as long as the caller can keep the
+    // reference; `MaybeUninit` may hold anything, and `write` makes it hold a `Scratch`.
+    let room = unsafe { &mut *room };
+    Some(room.write(Scratch::nothing()))
 }
 
 /// Things that map-backed tables do the same way in every program.

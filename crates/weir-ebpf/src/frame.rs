@@ -1,27 +1,48 @@
 //! The frame behind an XDP context.
-use aya_ebpf::{helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail}, programs::XdpContext};
+use aya_ebpf::{
+    helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
 use weir_datapath::{Frame, Header, NoRoom};
 
 /// A frame in driver memory.
-pub struct XdpFrame<'a>(pub &'a XdpContext);
+///
+/// `REREAD`: the packet's bounds are read from the context at every access. To a BPF function that is called, a compiler
+/// may otherwise hand the bounds instead of the context, as mere numbers, with which the verifier lets nobody at a packet.
+pub struct XdpFrame<'a, const REREAD: bool = false>(pub &'a XdpContext);
 
-impl XdpFrame<'_> {
+impl<const REREAD: bool> XdpFrame<'_, REREAD> {
+    /// First byte of the packet, and the one behind the last.
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        if !REREAD {
+            return (self.0.data(), self.0.data_end());
+        }
+        let ctx = self.0.ctx;
+        // SAFETY: the context is the one the kernel called us with, and valid while the program runs.
+        let start = unsafe { (&raw const (*ctx).data).read_volatile() };
+        // SAFETY: as above.
+        let end = unsafe { (&raw const (*ctx).data_end).read_volatile() };
+        (start as usize, end as usize)
+    }
+
     /// Pointer to `len` bytes at `offset`, if they are inside the frame.
     #[inline(always)]
     fn bytes(&self, offset: usize, len: usize) -> Option<*mut u8> {
-        let start = self.0.data();
+        let (start, end) = self.bounds();
         // Exactly this form (start + offset + length > end): the one the verifier understands.
-        if start + offset + len > self.0.data_end() {
+        if start + offset + len > end {
             return None;
         }
         Some((start + offset) as *mut u8)
     }
 }
 
-impl Frame for XdpFrame<'_> {
+impl<const REREAD: bool> Frame for XdpFrame<'_, REREAD> {
     #[inline(always)]
     fn len(&self) -> usize {
-        self.0.data_end() - self.0.data()
+        let (start, end) = self.bounds();
+        end - start
     }
     #[inline(always)]
     fn at<T: Header>(&self, offset: usize) -> Option<&T> {
@@ -57,11 +78,15 @@ impl Frame for XdpFrame<'_> {
         let delta = (len as u32).cast_signed() - (self.len() as u32).cast_signed();
         // SAFETY: the context is the one the kernel called us with; `&mut self` means no reference into the packet
         // outlives the call. A frame that would grow, or that is too short, is refused and stays as it is.
-        if delta <= 0 && unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) } == 0 { Ok(()) } else { Err(NoRoom) }
+        if delta <= 0 && unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) } == 0 {
+            Ok(())
+        } else {
+            Err(NoRoom)
+        }
     }
 }
 
-impl XdpFrame<'_> {
+impl<const REREAD: bool> XdpFrame<'_, REREAD> {
     #[inline(always)]
     fn adjust(&mut self, delta: i32) -> Result<(), NoRoom> {
         // SAFETY: the context is the one the kernel called us with; `&mut self` means no reference into the packet

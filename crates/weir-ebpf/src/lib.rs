@@ -10,7 +10,7 @@ mod action;
 mod frame;
 mod words;
 
-pub use action::{Maps, xdp_action};
+pub use action::{Maps, ScratchMap, scratch, xdp_action};
 pub use frame::XdpFrame;
 pub use words::MapWords;
 

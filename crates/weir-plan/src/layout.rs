@@ -61,8 +61,13 @@ mod tests {
     use super::*;
 
     fn entry(vip: IpAddr, port: u16) -> (ServiceKey, ServiceRecord) {
-        let key =
-            ServiceKey { vip: Address::from(vip), family: Family::of(vip), protocol: 6, port: port.to_be(), prefix_len: 0 };
+        let key = ServiceKey {
+            vip: Address::from(vip),
+            family: Family::of(vip),
+            protocol: 6,
+            port: port.to_be(),
+            prefix_len: 0,
+        };
         (key, [key.vip.0[0], key.vip.0[1], key.word(), 0, 1, 0, 0, 0])
     }
 

@@ -202,7 +202,10 @@ mod tests {
     fn an_answer_goes_back_with_a_right_checksum() {
         let mut header = *Ipv4::ref_from_bytes(&GOLDEN).unwrap();
         header.turn(17);
-        assert_eq!((header.source, header.destination, header.ttl), ([192, 168, 0, 199], [192, 168, 0, 1], 17));
+        assert_eq!(
+            (header.source, header.destination, header.ttl),
+            ([192, 168, 0, 199], [192, 168, 0, 1], 17)
+        );
         assert!(checksum::is_valid(header.as_bytes()));
     }
 

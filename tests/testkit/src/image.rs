@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use weir_abi::{
     BackendFields, BackendState, Budget, Control, Encapsulation, Family, Features, HashFields, MAX_PROBES,
-    NoBackend, Policy, PrefixKey, RingRange, RingSlot, ServerIds, ServerKey, Service, ServiceKey, ServiceTable,
-    SourceRule, Traits, service_index,
+    NoBackend, Policy, PrefixKey, RingRange, RingSlot, ServerIds, ServerKey, Service, ServiceKey,
+    ServiceTable, SourceRule, Traits, service_index,
 };
 
 /// The MAC address of the director in tests.
@@ -199,12 +199,8 @@ impl Image {
                     prefix_len: 0,
                 };
                 let record = [0; 8].map(std::cell::Cell::new);
-                let traits = Traits::new(
-                    HashFields::Flow,
-                    ServerIds::None,
-                    Traits::DECAPSULATE,
-                    Budget::UNLIMITED,
-                );
+                let traits =
+                    Traits::new(HashFields::Flow, ServerIds::None, Traits::DECAPSULATE, Budget::UNLIMITED);
                 Service(&record).set_policy(u32::MAX, traits, Policy::default());
                 Service(&record).set_key(&key);
                 entries.push((key, record.map(|cell| cell.get())));

@@ -76,11 +76,20 @@ pub fn check_sent(inner: &[u8], output: &[u8], backend: IpAddr, how: &How) -> Re
             (0, false) => 41,
             _ => 17,
         };
-        let free = output.get(at..at + if outer_is_v4 { 20 } else { 40 }).ok_or("no room for an outer header")?;
+        let free =
+            output.get(at..at + if outer_is_v4 { 20 } else { 40 }).ok_or("no room for an outer header")?;
         outer_ip(&mut expected, (inner, free), (len, protocol), backend, how)?;
         if udp != 0 {
             let header = output.get(expected.len()..expected.len() + 8).ok_or("no room for a UDP header")?;
-            udp_header(&mut expected, header, (inner, inner_len), how, outer_is_v4.then_some(()), output, at)?;
+            udp_header(
+                &mut expected,
+                header,
+                (inner, inner_len),
+                how,
+                outer_is_v4.then_some(()),
+                output,
+                at,
+            )?;
         }
     }
     expected.extend_from_slice(inner);
@@ -151,7 +160,10 @@ fn udp_header(
     ip_at: usize,
 ) -> Result<(), String> {
     if header[0] < 0xc0 {
-        return Err(format!("source port {} is not a dynamic one", u16::from_be_bytes([header[0], header[1]])));
+        return Err(format!(
+            "source port {} is not a dynamic one",
+            u16::from_be_bytes([header[0], header[1]])
+        ));
     }
     let len = ((8 + inner_len) as u16).to_be_bytes();
     let mut udp = vec![header[0], header[1]];
@@ -205,7 +217,8 @@ fn sums_right(packet: &[u8]) -> bool {
 pub fn plain_checksum(bytes: &[u8]) -> u16 {
     let mut sum = 0u16;
     for word in bytes.chunks(2) {
-        let (next, carry) = sum.overflowing_add(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]));
+        let (next, carry) =
+            sum.overflowing_add(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]));
         sum = next + u16::from(carry);
     }
     !sum

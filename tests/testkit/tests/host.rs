@@ -2,9 +2,7 @@
 use proptest::prelude::*;
 use weir_abi::{BackendState, Encapsulation, Reason, Verdict};
 use weir_datapath::{Action, process};
-use weir_testkit::{
-    How, MemoryFrame, MemoryTables, Random, fixtures, outer, random_image, random_packet,
-};
+use weir_testkit::{How, MemoryFrame, MemoryTables, Random, fixtures, outer, random_image, random_packet};
 
 const IFINDEX: u32 = 1;
 

@@ -186,7 +186,7 @@ impl LeavingFrame for TcFrame<'_> {
 /// Unwraps in XDP.
 #[xdp]
 fn unwrap_xdp(ctx: XdpContext) -> u32 {
-    match unwrap(&mut XdpFrame(&ctx), &MapTables).verdict() {
+    match unwrap(&mut XdpFrame::<false>(&ctx), &MapTables).verdict() {
         Verdict::Pass | Verdict::Unwrap => XDP_PASS,
         Verdict::Drop => XDP_DROP,
     }

@@ -19,11 +19,11 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use weir_abi::{
-    Address, Backend, Control, Count, FLOWS_PER_BUCKET, Family, FlowEntry, Reason, RingSlot, ServerKey, Service,
-    SourceRule, map as abi,
+    Address, Backend, Control, Count, FLOWS_PER_BUCKET, Family, FlowEntry, Reason, RingSlot, ServerKey,
+    Service, SourceRule, map as abi,
 };
-use weir_datapath::{BudgetWord, Flow, Frame, Memory, Recall, Tables, general, plain};
-use weir_ebpf::{MapWords, Maps, XdpFrame, xdp_action};
+use weir_datapath::{Action, BudgetWord, Flow, Frame, Memory, Recall, Tables, general, plain};
+use weir_ebpf::{MapWords, Maps, ScratchMap, XdpFrame, scratch, xdp_action};
 
 /// The program under test, at index 0.
 #[map]
@@ -48,7 +48,7 @@ fn restore(ctx: &XdpContext) -> Option<()> {
     let config = BENCH_DRIVER.get_ptr_mut(0)?;
     // SAFETY: a map value of eight words, written by user space between runs and by this one program during them.
     let config = unsafe { &mut *config };
-    let mut frame = XdpFrame(ctx);
+    let mut frame = XdpFrame::<false>(ctx);
     // By helper: the compiler would rearrange `data_end - data - length` into arithmetic the verifier refuses.
     // SAFETY: the context is the one the kernel called us with.
     let len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
@@ -87,7 +87,7 @@ fn base(_ctx: XdpContext) -> u32 {
 /// Swaps MAC addresses and sends the frame back.
 #[xdp]
 fn floor(ctx: XdpContext) -> u32 {
-    let mut frame = XdpFrame(&ctx);
+    let mut frame = XdpFrame::<false>(&ctx);
     let Some(macs) = frame.at_mut::<[[u8; 6]; 2]>(0) else { return XDP_DROP };
     macs.swap(0, 1);
     XDP_TX
@@ -123,7 +123,7 @@ fn iptunnel(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn sample(ctx: &XdpContext) -> Option<u32> {
-    let mut frame = XdpFrame(ctx);
+    let mut frame = XdpFrame::<false>(ctx);
     let ethernet = *frame.at::<[u8; 14]>(0)?;
     if ethernet[12..14] != [8, 0] {
         return Some(XDP_PASS);
@@ -180,6 +180,9 @@ static WEIR_BCOUNTS: PerCpuArray<Count> = PerCpuArray::with_max_entries(abi::def
 /// The kernel's LRU hash, one list a CPU, keyed by the whole 5-tuple.
 #[map]
 static BENCH_LRU: LruHashMap<[u64; 5], u64> = LruHashMap::with_max_entries(1 << 22, BPF_F_NO_COMMON_LRU);
+
+#[map]
+static BENCH_SCRATCH: ScratchMap = PerCpuArray::with_max_entries(1, 0);
 
 /// The director's tables with another flow table.
 struct LruTables;
@@ -277,10 +280,12 @@ impl Tables for LruTables {
 /// The director over the kernel's LRU hash.
 #[xdp]
 fn lru(ctx: XdpContext) -> u32 {
-    let mut frame = XdpFrame(&ctx);
-    let action = match plain(&mut frame, &LruTables) {
+    let action = match plain(&mut XdpFrame::<false>(&ctx), &LruTables) {
         Some(outcome) => outcome.action,
-        None => general(&mut frame, &LruTables).action(),
+        None => match scratch(&BENCH_SCRATCH) {
+            Some(scratch) => general(&mut XdpFrame::<true>(&ctx), &LruTables, scratch).action(),
+            None => Action::Drop,
+        },
     };
     xdp_action(&ctx, action)
 }

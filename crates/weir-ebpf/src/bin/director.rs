@@ -10,11 +10,11 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use weir_abi::{
-    Address, Backend, Control, Count, FLOWS_PER_BUCKET, Family, PrefixKey, Reason, RingSlot, ServerKey, Service,
-    SourceRule, map as abi,
+    Address, Backend, Control, Count, FLOWS_PER_BUCKET, Family, PrefixKey, Reason, RingSlot, ServerKey,
+    Service, SourceRule, map as abi,
 };
-use weir_datapath::{BudgetWord, Tables, general, plain};
-use weir_ebpf::{MapWords, Maps, XdpFrame, xdp_action};
+use weir_datapath::{Action, BudgetWord, Tables, general, plain};
+use weir_ebpf::{MapWords, Maps, ScratchMap, XdpFrame, scratch, xdp_action};
 
 #[map]
 static WEIR_CONTROL: Array<[u64; 8]> = Array::with_max_entries(1, abi::F_MMAPABLE);
@@ -47,6 +47,9 @@ static WEIR_PREFIXES: LpmTrie<[u8; 20], u64> =
 static WEIR_BUDGETS: Array<u64> = Array::with_max_entries(abi::default_size::BUDGETS, 0);
 #[map]
 static WEIR_LIMITER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+static WEIR_SCRATCH: ScratchMap = PerCpuArray::with_max_entries(1, 0);
 
 struct MapTables;
 
@@ -140,10 +143,12 @@ impl Tables for MapTables {
 /// XDP entry point.
 #[xdp]
 fn director(ctx: XdpContext) -> u32 {
-    let mut frame = XdpFrame(&ctx);
-    let action = match plain(&mut frame, &MapTables) {
+    let action = match plain(&mut XdpFrame::<false>(&ctx), &MapTables) {
         Some(outcome) => outcome.action,
-        None => general(&mut frame, &MapTables).action(),
+        None => match scratch(&WEIR_SCRATCH) {
+            Some(scratch) => general(&mut XdpFrame::<true>(&ctx), &MapTables, scratch).action(),
+            None => Action::Drop,
+        },
     };
     xdp_action(&ctx, action)
 }

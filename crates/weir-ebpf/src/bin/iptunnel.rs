@@ -69,7 +69,7 @@ fn increment(counters: &PerCpuArray<u64>, index: u32) {
 /// XDP entry point.
 #[xdp]
 fn xdp_tx_iptunnel(ctx: XdpContext) -> u32 {
-    match process(&mut XdpFrame(&ctx), &MapTables) {
+    match process(&mut XdpFrame::<false>(&ctx), &MapTables) {
         Verdict::Pass(_) => XDP_PASS,
         Verdict::Drop(_) => XDP_DROP,
         Verdict::Transmit => XDP_TX,

@@ -9,8 +9,8 @@ use std::{
 };
 
 use weir_kernel::net::{
-    Link, MacAddress, Netns, NewAddress, NewRoute, NextHop, NextHopError, Pin, RouteKind, Rtnl, Sysctl, VethEnd,
-    resolve_next_hop,
+    Link, MacAddress, Netns, NewAddress, NewRoute, NextHop, NextHopError, Pin, RouteKind, Rtnl, Sysctl,
+    VethEnd, resolve_next_hop,
 };
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);

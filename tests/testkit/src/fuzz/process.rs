@@ -109,7 +109,9 @@ fn one(image: &Image, tables: &MemoryTables, packet: &[u8]) {
             checked.map_err(|problem| problems.push(problem)).is_ok()
         })
     });
-    let Some(service) = service else { panic!("{outcome:?}: not sent to a backend of its VIP: {problems:?}") };
+    let Some(service) = service else {
+        panic!("{outcome:?}: not sent to a backend of its VIP: {problems:?}")
+    };
     let len = bytes::ip_len(outer::untagged(frame.bytes()).1);
     assert!(len <= usize::from(service.mtu), "{len} bytes do not fit an MTU of {}", service.mtu);
 
