@@ -18,6 +18,8 @@ pub const CLAMPS: &str = "AGENT_CLAMPS";
 
 /// The program that unwraps in XDP.
 pub const UNWRAP_XDP: &str = "unwrap_xdp";
+/// The same for interfaces whose packets may lie in several buffers (a large MTU); Linux 5.18.
+pub const UNWRAP_FRAGS: &str = "unwrap_frags";
 /// The program that unwraps in tc, at ingress.
 pub const UNWRAP_TC: &str = "unwrap_tc";
 /// The program that lowers the segment size that the VIPs announce, in tc at egress.

@@ -231,7 +231,7 @@ fn unwrapping_agrees(program: &str, drop: u32, pass: u32, seed: u64) {
     let mut before = counts(&kernel.reasons, Reason::COUNT);
     for round in 0..ROUNDS {
         let packet = arriving(&mut random);
-        if program != agent::UNWRAP_XDP && !tc_takes(&packet) {
+        if program == agent::UNWRAP_TC && !tc_takes(&packet) {
             continue;
         }
         let (host, mut frame) = (Host::default(), MemoryFrame::new(&packet));
@@ -264,6 +264,30 @@ fn unwrapping_agrees(program: &str, drop: u32, pass: u32, seed: u64) {
 #[test]
 fn xdp_and_host_unwrap_alike() {
     unwrapping_agrees(agent::UNWRAP_XDP, XDP_DROP, XDP_PASS, 1);
+}
+
+#[test]
+fn xdp_for_several_buffers_and_host_unwrap_alike() {
+    unwrapping_agrees(agent::UNWRAP_FRAGS, XDP_DROP, XDP_PASS, 4);
+}
+
+/// What is behind the first buffer is part of the packet: its length is checked against all of it and counted whole.
+#[test]
+fn a_packet_in_several_buffers_is_unwrapped_whole() {
+    let mut kernel = Kernel::new();
+    for size in [1_400, 3_000, 4_500, 8_900, 20_000] {
+        let inner = Builder::new(STRANGERS[0], VIPS[0]).payload(size).tcp(40000, 80, 0x10);
+        let mut outer = Builder::new(DIRECTOR_ADDRESSES[1], OWN[1]);
+        outer.payload = inner[14..].to_vec();
+        let packet = outer.ip(IpProtocol::IPV4, &[]);
+        let before = counts(&kernel.reasons, Reason::COUNT);
+        let (retval, out) = kernel.run(agent::UNWRAP_FRAGS, &packet);
+        assert_eq!(retval, XDP_PASS, "{size}");
+        assert!(out == inner, "{size}: unwrapped to something else");
+        let after = counts(&kernel.reasons, Reason::COUNT);
+        let unwrapped = Reason::Unwrapped4In6 as u32;
+        assert_counted_once(&before, &after, unwrapped, packet.len() as u64, &format!("{size}"));
+    }
 }
 
 #[test]

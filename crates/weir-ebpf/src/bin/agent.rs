@@ -31,7 +31,7 @@ use weir_datapath::{
     decap::{self, AgentTables, unwrap},
     mss::{self, LeavingFrame, SegmentTables, clamp},
 };
-use weir_ebpf::{Maps, XdpFrame};
+use weir_ebpf::{Maps, XdpFragsFrame, XdpFrame};
 
 #[map]
 static AGENT_CONFIG: Array<ConfigRecord> = Array::with_max_entries(1, 0);
@@ -187,6 +187,15 @@ impl LeavingFrame for TcFrame<'_> {
 #[xdp]
 fn unwrap_xdp(ctx: XdpContext) -> u32 {
     match unwrap(&mut XdpFrame(&ctx), &MapTables).verdict() {
+        Verdict::Pass | Verdict::Unwrap => XDP_PASS,
+        Verdict::Drop => XDP_DROP,
+    }
+}
+
+/// Unwraps in XDP, with an MTU beyond one buffer.
+#[xdp(frags)]
+fn unwrap_frags(ctx: XdpContext) -> u32 {
+    match unwrap(&mut XdpFragsFrame::new(&ctx), &MapTables).verdict() {
         Verdict::Pass | Verdict::Unwrap => XDP_PASS,
         Verdict::Drop => XDP_DROP,
     }
