@@ -72,6 +72,13 @@ impl Vlan {
     pub const fn new(tci: u16, ether_type: EtherType) -> Self {
         Self { tci: tci.to_be_bytes(), ether_type: ether_type.0.to_be_bytes() }
     }
+    /// The same tag in front of something else.
+    /// The same tag in front of something else.
+    #[must_use]
+    #[inline(always)]
+    pub const fn carrying(self, ether_type: EtherType) -> Self {
+        Self { tci: self.tci, ether_type: ether_type.0.to_be_bytes() }
+    }
     /// VLAN id, 0..=4095.
     #[inline(always)]
     pub const fn id(&self) -> u16 {
@@ -99,5 +106,6 @@ mod tests {
         let written = Ethernet::new([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12], EtherType::VLAN);
         assert_eq!(written.as_bytes(), &bytes[..14]);
         assert_eq!(Vlan::new(0x602a, EtherType::IPV6).as_bytes(), &bytes[14..]);
+        assert_eq!(Vlan::new(0x602a, EtherType::ARP).carrying(EtherType::IPV6).as_bytes(), &bytes[14..]);
     }
 }

@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod checksum;
 mod ethernet;
+mod gue;
 mod ipv4;
 mod ipv6;
 mod protocol;
@@ -18,6 +19,7 @@ mod tcp;
 mod udp;
 
 pub use ethernet::{EtherType, Ethernet, Vlan};
+pub use gue::Gue;
 pub use ipv4::{Ipv4, Ipv4Repr};
 pub use ipv6::{Ipv6, Ipv6Repr};
 pub use protocol::IpProtocol;

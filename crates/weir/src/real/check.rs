@@ -65,6 +65,11 @@ pub(super) fn deviations(
     {
         found.push("The programs announce other segment sizes than they were told to.".to_owned());
     }
+    if let Some(tables) = tables
+        && tables.gue_port()? != setup.gue_port
+    {
+        found.push("The programs unwrap GUE on another port than they were told to.".to_owned());
+    }
     Ok(found)
 }
 

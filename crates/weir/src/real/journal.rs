@@ -42,6 +42,9 @@ pub(super) struct Setup {
     pub(super) mss_v4: u16,
     /// Largest segment size announced over IPv6, bytes.
     pub(super) mss_v6: u16,
+    /// UDP port on which GUE is unwrapped; 0 = none.
+    #[serde(default)]
+    pub(super) gue_port: u16,
     /// Tells one build's programs from another's.
     pub(super) programs: u64,
     /// Whether tc programs are filters (before Linux 6.6) and not links with pins.

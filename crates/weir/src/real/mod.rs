@@ -73,6 +73,10 @@ struct UpArgs {
     /// Interface that wrapped packets arrive on; without it, those with routes to the directors.
     #[arg(long, value_name = "NAME", num_args = 1..)]
     interface: Vec<String>,
+    /// UDP port on which GUE from directors is unwrapped as well (6080 is GUE's own); makes announced segments 8 bytes
+    /// smaller. Without it, GUE is passed like any UDP packet.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    gue_port: Option<u16>,
     /// Where packets are unwrapped: `auto` takes native XDP, else generic XDP, else tc, and says why.
     #[arg(long, value_name = "MODE", value_enum, default_value_t)]
     xdp_mode: ModeRequest,

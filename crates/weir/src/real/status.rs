@@ -93,6 +93,9 @@ fn print_text(setup: Option<&Setup>, counters: Option<&Counters>, problems: &[St
         let vips: Vec<String> = setup.vips.iter().map(ToString::to_string).collect();
         println!("  VIPs       {}", vips.join(", "));
         println!("  from       {}", setup.from.join(", "));
+        if setup.gue_port != 0 {
+            println!("  GUE        on UDP port {}", setup.gue_port);
+        }
         for done in &setup.unwrapping {
             let why = done.fell_back.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
             println!("  unwrapping {}: {}{why}", done.interface, mode_in_words(&done.mode));
@@ -111,10 +114,10 @@ fn print_text(setup: Option<&Setup>, counters: Option<&Counters>, problems: &[St
         if title == "arriving" && !counts_arriving {
             continue;
         }
-        println!("\n  {title:<16} {:>14} {:>16}", "packets", "bytes");
+        println!("\n  {title:<18} {:>14} {:>16}", "packets", "bytes");
         for line in lines.iter().filter(|line| line.count.packets != 0) {
             println!(
-                "  {:<16} {:>14} {:>16}  {}",
+                "  {:<18} {:>14} {:>16}  {}",
                 line.label, line.count.packets, line.count.bytes, line.explain
             );
         }
@@ -150,6 +153,7 @@ fn to_json(setup: Option<&Setup>, counters: Option<&Counters>, problems: &[Strin
             "unwrapping": setup.unwrapping,
             "clamping": setup.clamping,
             "own": setup.own,
+            "gue_port": (setup.gue_port != 0).then_some(setup.gue_port),
             "mtu": setup.mtu,
             "mss": { "ipv4": setup.mss_v4, "ipv6": setup.mss_v6 },
         })),

@@ -43,8 +43,8 @@ pub(super) fn run(args: &UpArgs) -> anyhow::Result<ExitCode> {
         }
         Err(error) => {
             let undone = journal.undo(&host.rtnl, |step| !before.contains(step)).map(drop);
-            if let Err(second) = undone.and_then(|()| teach_again(&journal, state.bpf())) {
-                eprintln!("warning: {}", advice::cause_line(&second));
+            for outcome in [undone, teach_again(&journal, state.bpf())] {
+                outcome.unwrap_or_else(|second| eprintln!("warning: {}", advice::cause_line(&second)));
             }
             if journal.steps().is_empty() {
                 let cleaned = journal.remove().and_then(|()| Ok(state.remove()?));
@@ -60,7 +60,8 @@ fn teach_again(journal: &Journal, bpf: &Path) -> anyhow::Result<()> {
     let Some(setup) = journal.setup() else { return Ok(()) };
     let from = setup.networks();
     let mss = (setup.mss_v4, setup.mss_v6);
-    let knowledge = Knowledge { vips: &setup.vips, own: &setup.own, from: &from, mss };
+    let knowledge =
+        Knowledge { vips: &setup.vips, own: &setup.own, from: &from, mss, gue_port: setup.gue_port };
     let maps = Tables::open(bpf)?;
     maps.teach(&knowledge)?;
     maps.forget_all_but(&knowledge)
@@ -71,6 +72,8 @@ struct Request {
     vips: Vec<IpAddr>,
     from: Vec<Prefix>,
     interfaces: Vec<String>,
+    /// 0 = none.
+    gue_port: u16,
     mode: ModeRequest,
     decap: Decap,
     vip_device: Option<String>,
@@ -91,6 +94,7 @@ impl Request {
             vips,
             from,
             interfaces: args.interface.clone(),
+            gue_port: args.gue_port.unwrap_or(0),
             mode: args.xdp_mode,
             decap: args.decap,
             vip_device: args.vip_device.clone(),
@@ -113,6 +117,10 @@ impl Request {
         if let Some(name) = &self.vip_device {
             host.check_vip_device(name)?;
         }
+        if self.decap == Decap::Kernel && self.gue_port != 0 {
+            return Err(anyhow::anyhow!("--gue-port {} has no effect with --decap kernel", self.gue_port))
+                .advise("leave it out, or use --decap bpf, which unwraps GUE");
+        }
         host.arrivals(&self.interfaces, &self.from)?;
         if let Some(vip) = self.vips.iter().find(|vip| vip.is_ipv6()) {
             let disabled = |link: &str| Sysctl::ipv6_conf(link, "disable_ipv6").and_then(|key| key.read());
@@ -130,8 +138,9 @@ fn set_up(request: &Request, host: &Host, bpf: &Path, journal: &mut Journal) -> 
     let arrivals = host.arrivals(&request.interfaces, &request.from)?;
     let own = host.own_addresses(&request.vips, journal);
     let mtu = arrivals.iter().map(|link| link.mtu).min().unwrap_or(0);
-    let mss = plan::segment_sizes(mtu, &request.from);
-    let knowledge = Knowledge { vips: &request.vips, own: &own, from: &request.from, mss };
+    let gue_port = request.gue_port;
+    let mss = plan::segment_sizes(mtu, &request.from, gue_port != 0);
+    let knowledge = Knowledge { vips: &request.vips, own: &own, from: &request.from, mss, gue_port };
 
     // Programs first without effect (no packet reaches them yet), so that one the kernel refuses changes nothing.
     let programs = tables::fingerprint()?;
@@ -150,10 +159,11 @@ fn set_up(request: &Request, host: &Host, bpf: &Path, journal: &mut Journal) -> 
     };
     let tunnel_links: Vec<&Link> =
         host.links.iter().filter(|link| tunnels.iter().any(|tunnel| tunnel.device == link.name)).collect();
+    let outlets = host.outlets(&arrivals);
     let wanted = Wanted {
         vips: &request.vips,
         vip_devices: request.vip_devices(),
-        arrivals: if request.decap == Decap::Kernel { &tunnel_links } else { &arrivals },
+        arrivals: if request.decap == Decap::Kernel { &tunnel_links } else { &outlets },
         tunnels: &tunnel_links,
     };
     let mut steps = plan::steps(&wanted, host, journal)?;
@@ -204,6 +214,7 @@ fn set_up(request: &Request, host: &Host, bpf: &Path, journal: &mut Journal) -> 
         mtu,
         mss_v4: mss.0,
         mss_v6: mss.1,
+        gue_port,
         programs,
         tc_filters: journal.steps().iter().any(|step| has_no_pin(&step)),
         own,
@@ -225,6 +236,9 @@ fn tell(setup: &Setup, request: &Request, repeated: bool) {
             );
         }
         println!("Unwrapping on {} in {mode}, from {}.", done.interface, setup.from.join(", "));
+    }
+    if setup.gue_port != 0 {
+        println!("Unwrapping GUE on UDP port {} as well.", setup.gue_port);
     }
     if request.from.iter().any(Prefix::is_empty) {
         eprintln!("warning: --from allows every address: anyone can send wrapped packets to the VIPs here");
