@@ -65,6 +65,9 @@ pub(super) struct Unwrapping {
     pub(super) interface: String,
     /// `native`, `generic`, `tc` or `kernel`.
     pub(super) mode: String,
+    /// Whether the program is the one for packets that may lie in several buffers.
+    #[serde(default)]
+    pub(super) frags: bool,
     /// Why it is not a better one.
     pub(super) fell_back: Option<String>,
 }

@@ -11,7 +11,7 @@ use weir_kernel::bpf::StateDir;
 
 use super::check::deviations;
 use super::host::Host;
-use super::journal::{Journal, Setup};
+use super::journal::{Journal, Setup, Unwrapping};
 use super::tables::Tables;
 use super::{Decap, Format, StatusArgs};
 use crate::advice;
@@ -98,7 +98,7 @@ fn print_text(setup: Option<&Setup>, counters: Option<&Counters>, problems: &[St
         }
         for done in &setup.unwrapping {
             let why = done.fell_back.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
-            println!("  unwrapping {}: {}{why}", done.interface, mode_in_words(&done.mode));
+            println!("  unwrapping {}: {}{why}", done.interface, mode_in_words(done));
         }
         println!(
             "  announcing segments of at most {} (IPv4), {} (IPv6) bytes on {}; MTU {}",
@@ -127,10 +127,11 @@ fn print_text(setup: Option<&Setup>, counters: Option<&Counters>, problems: &[St
     }
 }
 
-fn mode_in_words(mode: &str) -> String {
-    match mode {
+fn mode_in_words(done: &Unwrapping) -> String {
+    match done.mode.as_str() {
         "kernel" => "by the kernel's tunnel devices".to_owned(),
         "tc" => "tc ingress".to_owned(),
+        xdp if done.frags => format!("XDP {xdp}, of packets in several buffers"),
         xdp => format!("XDP {xdp}"),
     }
 }

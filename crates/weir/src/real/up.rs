@@ -184,7 +184,8 @@ fn set_up(request: &Request, host: &Host, bpf: &Path, journal: &mut Journal) -> 
     for link in &arrivals {
         if request.decap == Decap::Kernel {
             let interface = link.name.clone();
-            unwrapping.push(Unwrapping { interface, mode: "kernel".to_owned(), fell_back: None });
+            let mode = "kernel".to_owned();
+            unwrapping.push(Unwrapping { interface, mode, frags: false, fell_back: None });
             continue;
         }
         let done = attach::unwrapping(journal, &host.rtnl, &mut loaded, bpf, link, request.mode, fresh)?;
@@ -227,6 +228,7 @@ fn tell(setup: &Setup, request: &Request, repeated: bool) {
         let mode = match done.mode.as_str() {
             "kernel" => "the kernel's tunnel devices".to_owned(),
             "tc" => "tc".to_owned(),
+            xdp if done.frags => format!("{xdp} XDP, of packets in several buffers"),
             xdp => format!("{xdp} XDP"),
         };
         if let Some(why) = &done.fell_back {
