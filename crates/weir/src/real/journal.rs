@@ -36,7 +36,7 @@ pub(super) struct Setup {
     pub(super) clamping: Vec<String>,
     /// The addresses that directors may send to.
     pub(super) own: Vec<IpAddr>,
-    /// The smallest MTU of the interfaces wrapped packets arrive on, bytes.
+    /// The smallest MTU of the interfaces wrapped packets arrive on, bytes; 0 where no segment sizes are lowered.
     pub(super) mtu: u32,
     /// Largest segment size announced over IPv4, bytes.
     pub(super) mss_v4: u16,
@@ -63,7 +63,7 @@ impl Setup {
 pub(super) struct Unwrapping {
     /// The interface.
     pub(super) interface: String,
-    /// `native`, `generic`, `tc` or `kernel`.
+    /// `native`, `generic`, `tc`, `kernel` or `none`.
     pub(super) mode: String,
     /// Whether the program is the one for packets that may lie in several buffers.
     #[serde(default)]

@@ -72,6 +72,13 @@ impl World {
         })
     }
 
+    /// What is pinned; the kernel's own files in a bpffs have a dot in their names.
+    fn pins(&self) -> Vec<String> {
+        let names = fs::read_dir(self.state.join("bpf")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !name.contains('.')).collect()
+    }
+
     fn set_mtu(&self, mtu: u32) {
         for (netns, name) in [(&self.real, "eth0"), (&self.peer, "far0")] {
             let rtnl = Rtnl::open_in(netns).unwrap();
@@ -120,4 +127,56 @@ fn a_large_mtu_is_no_reason_to_leave_native_xdp() {
         world.down();
         assert_same(&before, &world.snapshot());
     }
+}
+
+#[test]
+fn packets_that_come_as_they_are_need_addresses_and_sysctls_only() {
+    let world = World::new();
+    world.on_real(|| set("all", "rp_filter", "1"));
+    let before = world.snapshot();
+    let none = format!("up --vip {VIP4} --vip {VIP6} --decap none --interface eth0");
+    // From nothing, and from programs, of which none stays.
+    for first in [None, Some("--interface eth0 --gue-port 6080"), Some("--interface eth0 --xdp-mode tc")] {
+        if let Some(options) = first {
+            world.up(options).unwrap();
+        }
+        world.weir(&none).unwrap();
+        assert_eq!(world.weir("status").unwrap(), ExitCode::SUCCESS);
+        assert_eq!(world.weir("status -o json").unwrap(), ExitCode::SUCCESS);
+        assert_eq!((world.program(), world.mode("eth0")), (None, "none".to_owned()));
+        assert_eq!(world.pins(), Vec::<String>::new());
+        // Whoever has the station's address for the VIP is answered: the director writes it into the frame.
+        let gateway = Rtnl::open_in(&world.peer).unwrap();
+        gateway.add_route(&NewRoute::new(Prefix::host(ip(VIP4))).via(ip("10.77.0.11"))).unwrap();
+        let at_vip = world.on_real(|| UdpSocket::bind((VIP4, 7)).unwrap());
+        at_vip.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let sender = world.peer.run_in(|| UdpSocket::bind("10.77.0.1:0").unwrap()).unwrap();
+        sender.send_to(b"as it is", (VIP4, 7)).unwrap();
+        assert_eq!(at_vip.recv(&mut [0; 64]).expect("a datagram at the VIP"), 8);
+        gateway.del_route(&NewRoute::new(Prefix::host(ip(VIP4))).via(ip("10.77.0.11"))).unwrap();
+        world.on_real(|| {
+            assert_eq!(sysctl("all", "arp_ignore"), "1");
+            assert_eq!(sysctl("eth0", "rp_filter"), "2");
+            set("all", "arp_ignore", "0");
+        });
+        assert_eq!(world.weir("status").unwrap(), ExitCode::from(1));
+        world.on_real(|| set("all", "arp_ignore", "1"));
+        world.down();
+        assert_same(&before, &world.snapshot());
+    }
+    // And from there to programs; should that fail, it is as before.
+    world.weir(&none).unwrap();
+    let other = world.on_real(|| {
+        let index = Rtnl::open().unwrap().link_by_name("eth0").unwrap().index;
+        attach_pass(index, None).unwrap()
+    });
+    world.up("--interface eth0 --xdp-mode native").unwrap_err();
+    assert_eq!(world.mode("eth0"), "none");
+    assert_eq!(world.weir("status").unwrap(), ExitCode::SUCCESS);
+    assert_eq!(world.pins(), Vec::<String>::new());
+    drop(other);
+    world.up("--interface eth0 --xdp-mode native").unwrap();
+    assert_eq!(world.problems(), Vec::<String>::new());
+    world.down();
+    assert_same(&before, &world.snapshot());
 }
