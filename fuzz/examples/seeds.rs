@@ -58,7 +58,8 @@ fn process(fixtures: &[Fixture]) -> Seeds {
     (0..).zip(fixtures).map(of_fixture).chain((0..12).map(at_random)).collect()
 }
 
-/// One of each family in each, with every pair of congestion marks, and the ways in which an outer header can be odd.
+/// One of each family in each, with every pair of congestion marks, and the ways in which an outer header can be odd;
+/// the same in GUE, and with VLAN tags.
 fn unwrap() -> Seeds {
     let mut seeds = Seeds::new();
     let inner = [
@@ -79,7 +80,14 @@ fn unwrap() -> Seeds {
                 seeds.insert(format!("{name}-ecn-{inner_mark}-{outer_mark}"), frame);
             }
             let packet = inner.clone().tcp(40000, 80, 2);
+            for (kind, frame) in gue(outer, *protocol, &packet[14..]) {
+                seeds.insert(format!("gue-{name}-{kind}"), frame);
+            }
             let whole = outer.clone().ip(*protocol, &packet[14..]);
+            for tags in 1..=3 {
+                let frame = (0..tags).fold(whole.clone(), |frame, _| tagged(frame));
+                seeds.insert(format!("{name}-tags-{tags}"), frame);
+            }
             let elsewhere =
                 Builder { destination: stranger.parse().expect("a literal address"), ..inner.clone() };
             let elsewhere = elsewhere.tcp(40000, 80, 2);
@@ -101,6 +109,40 @@ fn unwrap() -> Seeds {
         }
     }
     seeds
+}
+
+/// An inner packet in GUE: both variants, and what is like them and is not unwrapped.
+fn gue(outer: &Builder, protocol: IpProtocol, inner: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let to_port = |port: u16, payload: &[u8]| {
+        Builder { payload: payload.to_vec(), ..outer.clone() }.tos(1).udp(51234, port)
+    };
+    let behind = |header: &[u8]| to_port(6080, &[header, inner].concat());
+    let variant1 = behind(&[]);
+    let mut frames = vec![
+        ("variant-0", behind(&[0, protocol.0, 0, 0])),
+        ("control", behind(&[0x20, protocol.0, 0, 0])),
+        ("extension", behind(&[1, protocol.0, 0, 0, 0, 0, 0, 0])),
+        ("flag", behind(&[0, protocol.0, 0x80, 0])),
+        ("empty", to_port(6080, &[])),
+        ("other-port", to_port(6081, inner)),
+        ("cut", variant1[..variant1.len() - 9].to_vec()),
+        ("tagged", tagged(variant1.clone())),
+    ];
+    if outer.source.is_ipv4() {
+        let mut fragment = variant1.clone();
+        fragment[20] = 0x20;
+        frames.push(("fragment", fragment));
+        let longest = Builder { payload: [&[0, protocol.0, 0, 0], inner].concat(), ..outer.clone() };
+        frames.push(("longest", longest.options(&[1; 40]).udp(51234, 6080)));
+    }
+    frames.push(("variant-1", variant1));
+    frames
+}
+
+/// A frame with one more VLAN tag.
+fn tagged(mut frame: Vec<u8>) -> Vec<u8> {
+    frame.splice(12..12, [0x81, 0x00, 0x60, 0x05]);
+    frame
 }
 
 /// First segments from a VIP with options as real stacks send them, and broken ones.

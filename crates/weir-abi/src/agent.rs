@@ -18,6 +18,8 @@ pub const CLAMPS: &str = "AGENT_CLAMPS";
 
 /// The program that unwraps in XDP.
 pub const UNWRAP_XDP: &str = "unwrap_xdp";
+/// The same for interfaces whose packets may lie in several buffers (a large MTU); Linux 5.18.
+pub const UNWRAP_FRAGS: &str = "unwrap_frags";
 /// The program that unwraps in tc, at ingress.
 pub const UNWRAP_TC: &str = "unwrap_tc";
 /// The program that lowers the segment size that the VIPs announce, in tc at egress.
@@ -42,13 +44,14 @@ pub mod role {
 /// First half of word 0 of the configuration record: tells it from anything else ("agnt").
 pub const MAGIC: u32 = 0x6167_6e74;
 
-/// The agent's configuration as stored: 16 bytes.
+/// The agent's configuration as stored: 24 bytes.
 ///
 /// | word | content |
 /// | --- | --- |
 /// | 0 | [`MAGIC`] (low 32), ABI version (high 32) |
 /// | 1 | [`SegmentLimits`] |
-pub type ConfigRecord = [u64; 2];
+/// | 2 | [`GuePort`] |
+pub type ConfigRecord = [u64; 3];
 
 /// Word 0 of a configuration record of this build.
 pub const IDENTITY: u64 = MAGIC as u64 | (crate::ABI_VERSION as u64) << 32;
@@ -71,6 +74,26 @@ impl SegmentLimits {
             Family::V4 => self.0 as u16,
             Family::V6 => (self.0 >> 16) as u16,
         }
+    }
+}
+
+/// The UDP destination port of GUE: bits 0-15, as the port stands in a packet; 0 = GUE is not unwrapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct GuePort(pub u64);
+
+impl GuePort {
+    /// The port with this number; 0 = none.
+    pub const fn new(port: u16) -> Self {
+        Self(u16::from_ne_bytes(port.to_be_bytes()) as u64)
+    }
+    /// Its number; 0 = none.
+    pub const fn number(self) -> u16 {
+        u16::from_be_bytes((self.0 as u16).to_ne_bytes())
+    }
+    /// Whether it is this one, as it stands in a packet. Nothing is while there is none.
+    #[inline(always)]
+    pub const fn is(self, port: [u8; 2]) -> bool {
+        self.0 != 0 && u16::from_ne_bytes(port) as u64 == self.0
     }
 }
 
@@ -191,9 +214,9 @@ reasons! {
     Reason -> Verdict;
     #[doc = "Neither IPv4 nor IPv6 (ARP, for example)."]
     NotIp = 0, Pass, "not_ip";
-    #[doc = "VLAN-tagged; the agent has to be on the VLAN's own interface."]
+    #[doc = "With more VLAN tags than are looked behind: two in XDP, none in tc (the kernel takes one off before)."]
     VlanTagged = 1, Pass, "vlan_tagged";
-    #[doc = "Not an IP packet inside an IP packet: the machine's ordinary traffic."]
+    #[doc = "Neither an IP packet inside an IP packet nor sent to the GUE port: the machine's ordinary traffic."]
     NotTunnel = 2, Pass, "not_tunnel";
     #[doc = "Shorter than its outer header claims."]
     OuterMalformed = 3, Pass, "outer_malformed";
@@ -205,22 +228,32 @@ reasons! {
     OuterFragment = 6, Pass, "outer_fragment";
     #[doc = "Wrapped in an IPv6 header with extension headers."]
     OuterExtension = 7, Pass, "outer_extension";
+    #[doc = "GUE from a director, but of a kind that is not unwrapped: a control message, flags, or no IP packet inside."]
+    GueUnsupported = 8, Pass, "gue_unsupported";
     #[doc = "Wrapped by a director, but what is inside is to no VIP."]
-    NotVip = 8, Pass, "not_vip";
+    NotVip = 9, Pass, "not_vip";
     #[doc = "Wrapped by a director, but what is inside is no whole packet of the announced kind."]
-    InnerMalformed = 9, Drop, "inner_malformed";
+    InnerMalformed = 10, Drop, "inner_malformed";
     #[doc = "Congestion was marked on the way, in a packet whose sender cannot understand the mark (RFC 6040)."]
-    EcnViolation = 10, Drop, "ecn_violation";
+    EcnViolation = 11, Drop, "ecn_violation";
     #[doc = "The kernel refused to remove the outer header."]
-    CannotShrink = 11, Drop, "cannot_shrink";
+    CannotShrink = 12, Drop, "cannot_shrink";
     #[doc = "Unwrapped: IPv4 in IPv4."]
-    Unwrapped4In4 = 12, Unwrap, "unwrapped_4in4";
+    Unwrapped4In4 = 13, Unwrap, "unwrapped_4in4";
     #[doc = "Unwrapped: IPv6 in IPv6."]
-    Unwrapped6In6 = 13, Unwrap, "unwrapped_6in6";
+    Unwrapped6In6 = 14, Unwrap, "unwrapped_6in6";
     #[doc = "Unwrapped: IPv4 in IPv6."]
-    Unwrapped4In6 = 14, Unwrap, "unwrapped_4in6";
+    Unwrapped4In6 = 15, Unwrap, "unwrapped_4in6";
     #[doc = "Unwrapped: IPv6 in IPv4."]
-    Unwrapped6In4 = 15, Unwrap, "unwrapped_6in4";
+    Unwrapped6In4 = 16, Unwrap, "unwrapped_6in4";
+    #[doc = "Unwrapped: IPv4 in GUE over IPv4."]
+    UnwrappedGue4In4 = 17, Unwrap, "unwrapped_gue_4in4";
+    #[doc = "Unwrapped: IPv6 in GUE over IPv6."]
+    UnwrappedGue6In6 = 18, Unwrap, "unwrapped_gue_6in6";
+    #[doc = "Unwrapped: IPv4 in GUE over IPv6."]
+    UnwrappedGue4In6 = 19, Unwrap, "unwrapped_gue_4in6";
+    #[doc = "Unwrapped: IPv6 in GUE over IPv4."]
+    UnwrappedGue6In4 = 20, Unwrap, "unwrapped_gue_6in4";
 }
 
 /// What happens to a packet that leaves a real server.
@@ -296,7 +329,15 @@ mod tests {
         assert_ne!(keys[0], keys[1]);
         assert_eq!(keys.map(AddressKey::to_ip), [Some(v4), Some(v6)]);
         assert_eq!(size_of::<AddressKey>(), 24);
-        assert_eq!(size_of::<ConfigRecord>(), 16);
+        assert_eq!(size_of::<ConfigRecord>(), 24);
+    }
+
+    #[test]
+    fn no_port_is_the_gue_port_while_there_is_none() {
+        let port = GuePort::new(6080);
+        assert_eq!(port.number(), 6080);
+        assert!(port.is([0x17, 0xc0]) && !port.is([0xc0, 0x17]) && !port.is([0, 0]));
+        assert!(!GuePort::new(0).is([0, 0]) && !GuePort::default().is([0x17, 0xc0]));
     }
 
     #[test]

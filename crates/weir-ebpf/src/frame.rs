@@ -75,14 +75,7 @@ impl<const REREAD: bool> Frame for XdpFrame<'_, REREAD> {
     }
     #[inline(always)]
     fn cut_tail(&mut self, len: usize) -> Result<(), NoRoom> {
-        let delta = (len as u32).cast_signed() - (self.len() as u32).cast_signed();
-        // SAFETY: the context is the one the kernel called us with; `&mut self` means no reference into the packet
-        // outlives the call. A frame that would grow, or that is too short, is refused and stays as it is.
-        if delta <= 0 && unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) } == 0 {
-            Ok(())
-        } else {
-            Err(NoRoom)
-        }
+        self.cut(self.len(), len)
     }
 }
 
@@ -92,5 +85,17 @@ impl<const REREAD: bool> XdpFrame<'_, REREAD> {
         // SAFETY: the context is the one the kernel called us with; `&mut self` means no reference into the packet
         // outlives the call, which moves it.
         if unsafe { bpf_xdp_adjust_head(self.0.ctx, delta) } == 0 { Ok(()) } else { Err(NoRoom) }
+    }
+
+    /// Cuts a frame of `from` bytes, in one buffer or several, down to `to`.
+    #[inline(always)]
+    pub(crate) fn cut(&mut self, from: usize, to: usize) -> Result<(), NoRoom> {
+        let delta = (to as u32).cast_signed() - (from as u32).cast_signed();
+        if delta > 0 {
+            return Err(NoRoom);
+        }
+        // SAFETY: the context is the one the kernel called us with; `&mut self` means no reference into the packet
+        // outlives the call. A frame that would be too short is refused and stays as it is.
+        if unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) } == 0 { Ok(()) } else { Err(NoRoom) }
     }
 }

@@ -7,10 +7,12 @@
 #![allow(unsafe_code)] // a BPF program touches memory through pointers the kernel hands it; the verifier checks each use
 
 mod action;
+mod frags;
 mod frame;
 mod words;
 
 pub use action::{Maps, ScratchMap, scratch, xdp_action};
+pub use frags::XdpFragsFrame;
 pub use frame::XdpFrame;
 pub use words::MapWords;
 

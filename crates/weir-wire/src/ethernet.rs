@@ -117,5 +117,6 @@ mod tests {
         let written = Ethernet::new([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12], EtherType::VLAN);
         assert_eq!(written.as_bytes(), &bytes[..14]);
         assert_eq!(Vlan::new(0x602a, EtherType::IPV6).as_bytes(), &bytes[14..]);
+        assert_eq!(Vlan::new(0x602a, EtherType::ARP).before(EtherType::IPV6).as_bytes(), &bytes[14..]);
     }
 }

@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod checksum;
 mod ethernet;
+mod gue;
 mod icmp;
 mod ipv4;
 mod ipv6;
@@ -19,6 +20,7 @@ mod tcp;
 mod udp;
 
 pub use ethernet::{EtherType, Ethernet, Vlan};
+pub use gue::Gue;
 pub use icmp::{Icmp, icmpv4, icmpv6};
 pub use ipv4::{Ipv4, Ipv4Repr};
 pub use ipv6::{Ipv6, Ipv6Repr};

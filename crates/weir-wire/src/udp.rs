@@ -18,7 +18,7 @@ pub struct Udp {
     /// Source and destination.
     pub ports: Ports,
     length: [u8; 2],
-    /// Checksum, packet order; zero = none (IPv4 only, RFC 768).
+    /// Checksum, packet order; zero = none (over IPv4, RFC 768; over IPv6 in tunnels only, RFC 6935).
     pub checksum: [u8; 2],
 }
 

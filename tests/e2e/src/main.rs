@@ -18,6 +18,7 @@ mod control;
 mod demo;
 mod director;
 mod errors;
+mod gue;
 mod harness;
 mod interrupt;
 mod iptunnel;
@@ -67,6 +68,12 @@ enum Command {
     Echo(stream::EchoArgs),
     #[command(hide = true)]
     Streams(stream::StreamsArgs),
+    #[command(hide = true)]
+    GueSend(gue::SendArgs),
+    #[command(hide = true)]
+    DatagramEcho(gue::EchoArgs),
+    #[command(hide = true)]
+    DatagramReceive(gue::ReceiveArgs),
 }
 
 fn main() -> ExitCode {
@@ -82,6 +89,9 @@ fn main() -> ExitCode {
             stream::streams(&args);
             Ok(ExitCode::SUCCESS)
         }
+        Command::GueSend(args) => gue::send(&args).map(|()| ExitCode::SUCCESS),
+        Command::DatagramEcho(args) => gue::echo(&args).map(|()| ExitCode::SUCCESS),
+        Command::DatagramReceive(args) => gue::receive(&args).map(|()| ExitCode::SUCCESS),
         Command::List => {
             harness::list(SUITES);
             Ok(ExitCode::SUCCESS)

@@ -1,9 +1,12 @@
 //! Suite `real`: the agent on real servers, with real connections through it.
 
-use anyhow::{Context as _, ensure};
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
 use crate::capture::Capture;
+use crate::gue::{Exchange, Variant};
 use crate::harness::{Case, Context, Suite};
 use crate::load;
 use crate::network::{Lab, Topology};
@@ -11,11 +14,12 @@ use crate::weir::Output;
 
 pub(crate) const SUITE: Suite = Suite {
     name: "real",
-    about: "the agent: unwrapping in native and generic XDP and in tc, segment sizes, undoing, ARP",
+    about: "the agent: unwrapping in native and generic XDP and in tc, GUE, segment sizes, undoing, ARP",
     cases: &[
         Case { name: "native XDP unwraps 4in4, 6in6 and 4in6", run: |cx| unwraps(cx, "native") },
         Case { name: "generic XDP unwraps 4in4, 6in6 and 4in6", run: |cx| unwraps(cx, "generic") },
         Case { name: "tc unwraps 4in4, 6in6 and 4in6", run: |cx| unwraps(cx, "tc") },
+        Case { name: "GUE is unwrapped in each mode, and answers go directly", run: unwraps_gue },
         Case { name: "VIPs announce segments that fit once wrapped", run: announces },
         Case { name: "changing the agent under load loses no request", run: changes_under_load },
         Case { name: "down undoes and up sets up again", run: down_and_up },
@@ -91,6 +95,54 @@ fn unwraps(cx: &mut Context<'_>, mode: &str) -> anyhow::Result<()> {
         }
         cx.show(format!("{what}: {report}; rs1 unwrapped {unwrapped} packets, lowered {lowered} sizes"));
     }
+    Ok(())
+}
+
+/// The lab's director does not send GUE, so its host does it by hand.
+fn unwraps_gue(cx: &mut Context<'_>) -> anyhow::Result<()> {
+    const PORT: u16 = 6080;
+    const COUNT: u16 = 30;
+    let lab = Lab::up(cx, Topology::Routed)?;
+    let setup = status(&lab, "rs1")?["setup"].clone();
+    let vips = lab.vips();
+    let inner = [("4", "198.51.100.2", vips.v4), ("6", "2001:db8::2", vips.v6)];
+    let outer = [("4", "10.0.11.2"), ("6", "2001:db8:11::2")];
+    for mode in ["native", "generic", "tc"] {
+        up(&lab, "rs1", &setup, &["--xdp-mode", mode, "--gue-port", &PORT.to_string()])?;
+        let capture = Capture::start(&lab, "router", "director", "udp port 7 or udp port 6080")?;
+        for (inside, client, vip) in inner {
+            for (outside, to) in outer {
+                for variant in [Variant::One, Variant::Zero] {
+                    let reason = format!("unwrapped_gue_{inside}in{outside}");
+                    let before = packets(&status(&lab, "rs1")?, "arriving", &reason);
+                    let to = SocketAddr::new(to.parse()?, PORT);
+                    let exchange = Exchange { client, vip, to, variant, count: COUNT };
+                    exchange.run(&lab, "rs1").with_context(|| format!("{mode} {reason} {variant:?}"))?;
+                    let unwrapped = packets(&status(&lab, "rs1")?, "arriving", &reason) - before;
+                    ensure!(
+                        unwrapped == u64::from(COUNT),
+                        "{mode} {reason} {variant:?}: {unwrapped} of {COUNT} datagrams unwrapped"
+                    );
+                }
+            }
+        }
+        let wrapped = 8 * usize::from(COUNT);
+        let lines = capture.stop()?;
+        let is_gue = |line: &&String| line.contains(".6080:");
+        ensure!(
+            lines.len() == wrapped && lines.iter().filter(is_gue).count() == wrapped,
+            "{mode}: {} packets on the director's wire, not {wrapped}: {lines:#?}",
+            lines.len()
+        );
+        cx.show(format!("{mode}: {wrapped} datagrams in GUE, each answered directly"));
+    }
+    // Switched off again, GUE is ordinary traffic to a port nobody listens on.
+    up(&lab, "rs1", &setup, &["--xdp-mode", "native"])?;
+    let to = SocketAddr::new(outer[0].1.parse()?, PORT);
+    let (_, client, vip) = inner[0];
+    let exchange = Exchange { client, vip, to, variant: Variant::One, count: 1 };
+    let Err(error) = exchange.run(&lab, "rs1") else { bail!("unwrapped GUE without --gue-port") };
+    ensure!(format!("{error:#}").contains("no answer to {0}"), "{error:#}");
     Ok(())
 }
 

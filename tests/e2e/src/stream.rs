@@ -138,10 +138,11 @@ fn next(state: &mut u64) -> u8 {
 }
 
 /// A hidden command that runs in a host until it is dropped.
-struct Running(Option<Child>);
+pub(crate) struct Running(Option<Child>);
 
 impl Running {
-    fn start(lab: &Lab, host: &str, words: &[&str]) -> anyhow::Result<Self> {
+    /// Starts it and waits until it says that it is ready.
+    pub(crate) fn start(lab: &Lab, host: &str, words: &[&str]) -> anyhow::Result<Self> {
         let own = own_path()?;
         let mut all = vec![own.as_str()];
         all.extend(words);
@@ -168,6 +169,11 @@ impl Running {
             String::from_utf8_lossy(&line)
         );
         Ok(running)
+    }
+
+    /// The process, for one who waits for its end.
+    pub(crate) fn take(&mut self) -> anyhow::Result<Child> {
+        self.0.take().context("stopped already")
     }
 }
 
@@ -211,7 +217,7 @@ impl Streams {
 
     /// Ends them; an error if one was broken, else what they carried.
     pub(crate) fn stop(mut self) -> anyhow::Result<String> {
-        let mut child = self.running.0.take().context("stopped already")?;
+        let mut child = self.running.take()?;
         drop(child.stdin.take());
         let output = collect(child, "the streams".to_owned(), PATIENCE)?.success()?;
         let value: Value =

@@ -5,15 +5,16 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 use weir_abi::agent::{
-    self, AddressKey, Clamp, ClampReason, DirectorKey, Reason, SegmentLimits, Verdict, role,
+    self, AddressKey, Clamp, ClampReason, DirectorKey, GuePort, Reason, SegmentLimits, Verdict, role,
 };
 use weir_abi::{Address, Count, Family};
-use weir_datapath::decap::{AgentTables, unwrap};
+use weir_datapath::decap::{AgentTables, unwrap, unwrap_tagged};
 use weir_datapath::mss::{SegmentTables, clamp};
 use weir_kernel::bpf::{LoadOptions, Loaded, RawMap, load, test_run};
 use weir_testkit::packet::Builder;
 use weir_testkit::{MemoryFrame, Random};
-use weir_wire::IpProtocol;
+use weir_wire::{Gue, IpProtocol};
+use zerocopy::IntoBytes as _;
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -26,6 +27,7 @@ const DIRECTORS: [(&str, u8); 2] = [("10.0.1.0", 24), ("2001:db8:d::", 64)];
 const DIRECTOR_ADDRESSES: [&str; 2] = ["10.0.1.77", "2001:db8:d::77"];
 const STRANGERS: [&str; 2] = ["10.0.2.77", "2001:db8:e::77"];
 const LIMITS: SegmentLimits = SegmentLimits::new(1440, 1420);
+const GUE_PORT: u16 = Gue::PORT;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("a literal address")
@@ -55,6 +57,9 @@ impl AgentTables for Host {
     }
     fn is_vip(&self, family: Family, address: Address) -> bool {
         ours(&VIPS, family, address)
+    }
+    fn gue_port(&self) -> GuePort {
+        GuePort::new(GUE_PORT)
     }
     fn count(&self, reason: Reason, bytes: u64) {
         self.unwrapped.borrow_mut().push((reason, bytes));
@@ -97,7 +102,7 @@ impl Kernel {
             let key = DirectorKey::network(Family::of(ip(text)), ip(text).into(), len);
             map(agent::DIRECTORS).set(&bytes(&key.0), &1u64.to_ne_bytes(), 0).expect("room for a network");
         }
-        let config = bytes(&[agent::IDENTITY, LIMITS.0]);
+        let config = bytes(&[agent::IDENTITY, LIMITS.0, GuePort::new(GUE_PORT).0]);
         map(agent::CONFIG).set(&0u32.to_ne_bytes(), &config, 0).expect("one record");
         Self { reasons: map(agent::REASONS), clamps: map(agent::CLAMPS), object }
     }
@@ -162,13 +167,26 @@ fn arriving(random: &mut Random) -> Vec<u8> {
     let extension = pick(random, &[IpProtocol::FRAGMENT, IpProtocol::DESTINATION_OPTIONS]);
     let mut packet = match outer_family {
         1 if random.one_in(10) => outer.ip(extension, &[right.0, 0, 1, 4, 0, 0, 0, 0]),
+        _ if random.one_in(2) => {
+            if random.one_in(2) {
+                outer.payload.splice(..0, Gue::new(protocol).as_bytes().iter().copied());
+            }
+            outer.udp(random.bits() as u16, if random.one_in(16) { 53 } else { GUE_PORT })
+        }
         _ => outer.ip(protocol, &[]),
     };
-    if random.one_in(50) {
-        packet[12..14].copy_from_slice(&[0x81, 0]);
+    for _ in 0..if random.one_in(3) { random.below(4) } else { 0 } {
+        push_tag(random, &mut packet);
     }
-    mutate(random, &mut packet, 14 + 60 + 40);
+    mutate(random, &mut packet, 8 + 14 + 60 + 12 + 40);
     packet
+}
+
+/// Puts a VLAN tag behind the Ethernet addresses.
+fn push_tag(random: &mut Random, packet: &mut Vec<u8>) {
+    let kind: [u8; 2] = pick(random, &[[0x81, 0x00], [0x88, 0xa8]]);
+    let tci = (random.bits() as u16).to_be_bytes();
+    packet.splice(12..12, [kind, tci].concat());
 }
 
 /// Segments from VIPs and others, with options in any order and place.
@@ -225,17 +243,19 @@ fn tc_takes(packet: &[u8]) -> bool {
 
 const ROUNDS: usize = 30_000;
 
-fn unwrapping_agrees(program: &str, drop: u32, pass: u32, seed: u64) {
+fn unwrapping_agrees(program: &str, seed: u64) {
+    let is_tc = program == agent::UNWRAP_TC;
+    let (drop, pass) = if is_tc { (TC_ACT_SHOT, TC_ACT_UNSPEC) } else { (XDP_DROP, XDP_PASS) };
     let (mut kernel, mut random) = (Kernel::new(), Random(seed));
     let mut seen = [0usize; Reason::COUNT as usize];
     let mut before = counts(&kernel.reasons, Reason::COUNT);
     for round in 0..ROUNDS {
         let packet = arriving(&mut random);
-        if program != agent::UNWRAP_XDP && !tc_takes(&packet) {
+        if is_tc && !tc_takes(&packet) {
             continue;
         }
         let (host, mut frame) = (Host::default(), MemoryFrame::new(&packet));
-        let reason = unwrap(&mut frame, &host);
+        let reason = if is_tc { unwrap(&mut frame, &host) } else { unwrap_tagged(&mut frame, &host) };
         seen[reason as usize] += 1;
         let (retval, out) = kernel.run(program, &packet);
         let what = format!("seed {seed} round {round} {}: {packet:02x?}", reason.label());
@@ -263,12 +283,36 @@ fn unwrapping_agrees(program: &str, drop: u32, pass: u32, seed: u64) {
 
 #[test]
 fn xdp_and_host_unwrap_alike() {
-    unwrapping_agrees(agent::UNWRAP_XDP, XDP_DROP, XDP_PASS, 1);
+    unwrapping_agrees(agent::UNWRAP_XDP, 1);
+}
+
+#[test]
+fn xdp_for_several_buffers_and_host_unwrap_alike() {
+    unwrapping_agrees(agent::UNWRAP_FRAGS, 4);
+}
+
+/// What is behind the first buffer is part of the packet: its length is checked against all of it and counted whole.
+#[test]
+fn a_packet_in_several_buffers_is_unwrapped_whole() {
+    let mut kernel = Kernel::new();
+    for size in [1_400, 3_000, 4_500, 8_900, 20_000] {
+        let inner = Builder::new(STRANGERS[0], VIPS[0]).payload(size).tcp(40000, 80, 0x10);
+        let mut outer = Builder::new(DIRECTOR_ADDRESSES[1], OWN[1]);
+        outer.payload = inner[14..].to_vec();
+        let packet = outer.ip(IpProtocol::IPV4, &[]);
+        let before = counts(&kernel.reasons, Reason::COUNT);
+        let (retval, out) = kernel.run(agent::UNWRAP_FRAGS, &packet);
+        assert_eq!(retval, XDP_PASS, "{size}");
+        assert!(out == inner, "{size}: unwrapped to something else");
+        let after = counts(&kernel.reasons, Reason::COUNT);
+        let unwrapped = Reason::Unwrapped4In6 as u32;
+        assert_counted_once(&before, &after, unwrapped, packet.len() as u64, &format!("{size}"));
+    }
 }
 
 #[test]
 fn tc_and_host_unwrap_alike() {
-    unwrapping_agrees(agent::UNWRAP_TC, TC_ACT_SHOT, TC_ACT_UNSPEC, 2);
+    unwrapping_agrees(agent::UNWRAP_TC, 2);
 }
 
 #[test]

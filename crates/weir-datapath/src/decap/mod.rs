@@ -1,17 +1,18 @@
 //! What a real server does with a packet from a director: takes the outer header off.
 //!
-//! Owns: which wrapped packets are unwrapped, the check of what is inside, the move of the Ethernet header. May not
-//! touch: connections, ports, anything behind the inner IP header. Invariant: a packet whose reason says
-//! [`Verdict::Pass`](weir_abi::agent::Verdict::Pass) leaves byte-identical, and every packet is counted under exactly
-//! one reason.
+//! Owns: which wrapped packets are unwrapped, the check of what is inside, the move of the Ethernet header and VLAN
+//! tags. May not touch: connections, ports but that of GUE, anything behind the inner IP header. Invariant: a packet
+//! whose reason says [`Verdict::Pass`](weir_abi::agent::Verdict::Pass) leaves byte-identical, and every packet is counted
+//! under exactly one reason.
 //!
 //! Only a packet that a director sent to one of this machine's own addresses, with a VIP as its inner destination, is
 //! unwrapped; so a machine that also forwards or bridges other machines' wrapped packets leaves them whole, and nobody
-//! else can smuggle packets past the filters by wrapping them. The outer header's checksum is not verified: the addresses
-//! are compared against known ones, and the inner packet's own checks follow in the kernel. The inner TTL is not
-//! touched: the director is no router (RFC 2003, section 3.1).
+//! else can smuggle packets past the filters by wrapping them. The outer header's checksums, of IPv4 and of UDP, are not
+//! verified: the addresses are compared against known ones, and the inner packet's own checks follow in the kernel. The
+//! inner TTL is not touched: the director is no router (RFC 2003, section 3.1).
 
 mod ecn;
+mod link;
 mod outer;
 
 #[cfg(test)]
@@ -22,13 +23,14 @@ mod tests;
 pub use ecn::ecn_on_exit;
 
 use crate::Frame;
-use outer::{Outer, Whole};
-use weir_abi::agent::Reason;
+use link::Link;
+use outer::{Carries, Outer, Whole};
+use weir_abi::agent::{GuePort, Reason};
 use weir_abi::{Address, Family};
-use weir_wire::{EtherType, Ethernet, Ipv4, Ipv6};
+use weir_wire::{EtherType, Ethernet, Gue, Ipv4, Ipv6, Udp};
 
 /// Bytes at the front of a frame that must be readable for [`unwrap`]: the longest outer header and an inner one.
-pub const HEAD_LEN: usize = Ethernet::LEN + Ipv4::MAX_LEN + Ipv6::LEN;
+pub const HEAD_LEN: usize = Ethernet::LEN + Ipv4::MAX_LEN + Udp::LEN + Gue::LEN + Ipv6::LEN;
 
 /// What the agent knows.
 pub trait AgentTables {
@@ -38,50 +40,117 @@ pub trait AgentTables {
     fn is_own(&self, family: Family, address: Address) -> bool;
     /// Whether this is a VIP.
     fn is_vip(&self, family: Family, address: Address) -> bool;
+    /// The UDP port that GUE comes to.
+    fn gue_port(&self) -> GuePort;
     /// Counts a packet; `bytes` is the length of the frame as it came in.
     fn count(&self, reason: Reason, bytes: u64);
 }
 
-/// Unwraps the packet, if it is a director's, and counts it.
+/// Unwraps the packet, if it is a director's, and counts it. For frames whose VLAN tag has been taken off (tc): one that
+/// has a tag still is passed.
 #[inline(always)]
 pub fn unwrap<F: Frame, T: AgentTables>(frame: &mut F, tables: &T) -> Reason {
+    count(frame, tables, 0)
+}
+
+/// The same for frames as they were on the wire (XDP): up to two VLAN tags are looked behind, and stay in front.
+#[inline(always)]
+pub fn unwrap_tagged<F: Frame, T: AgentTables>(frame: &mut F, tables: &T) -> Reason {
+    count(frame, tables, 2)
+}
+
+#[inline(always)]
+fn count<F: Frame, T: AgentTables>(frame: &mut F, tables: &T, tags: usize) -> Reason {
     let bytes = frame.len() as u64;
-    let reason = decide(frame, tables);
+    let reason = match decide(frame, tables, tags) {
+        Ok(reason) | Err(reason) => reason,
+    };
     tables.count(reason, bytes);
     reason
 }
 
 #[inline(always)]
-fn decide<F: Frame, T: AgentTables>(frame: &mut F, tables: &T) -> Reason {
-    let Some(&ethernet) = frame.at::<Ethernet>(0) else { return Reason::NotIp };
-    let parsed = match ethernet.ether_type() {
-        EtherType::IPV4 => outer::parse_v4(frame),
-        EtherType::IPV6 => outer::parse_v6(frame),
-        other if other.is_vlan() => return Reason::VlanTagged,
-        _ => return Reason::NotIp,
-    };
-    let outer = match parsed {
-        Ok(outer) => outer,
-        Err(reason) => return reason,
+fn decide<F: Frame, T: AgentTables>(frame: &mut F, tables: &T, tags: usize) -> Result<Reason, Reason> {
+    let link = Link::read(frame, tags)?;
+    let outer = match link.ether_type() {
+        EtherType::IPV4 => outer::parse_v4(frame, link.len(), || tables.gue_port())?,
+        EtherType::IPV6 => outer::parse_v6(frame, link.len(), || tables.gue_port())?,
+        _ => return Err(Reason::NotIp),
     };
     if !tables.is_director(outer.family, outer.source) {
-        return Reason::NotDirector;
+        return Err(Reason::NotDirector);
     }
     if !tables.is_own(outer.family, outer.destination) {
-        return Reason::NotOwnAddress;
+        return Err(Reason::NotOwnAddress);
     }
     match outer.whole {
         Whole::Packet => {}
-        Whole::Fragment => return Reason::OuterFragment,
-        Whole::BehindExtension => return Reason::OuterExtension,
+        Whole::Fragment => return Err(Reason::OuterFragment),
+        Whole::BehindExtension => return Err(Reason::OuterExtension),
     }
-    let checked = match outer.inner {
-        Family::V4 => enter_v4(frame, tables, &outer),
-        Family::V6 => enter_v6(frame, tables, &outer),
-    };
-    match checked {
-        Ok(()) => strip(frame, ethernet, &outer),
-        Err(reason) => reason,
+    let inner = Inner::of(frame, link.len(), &outer)?;
+    match inner.family {
+        Family::V4 => enter_v4(frame, tables, link.len(), &inner)?,
+        Family::V6 => enter_v6(frame, tables, link.len(), &inner)?,
+    }
+    let (ether_type, done) = unwrapped(&outer, inner.family);
+    if frame.shrink_head(inner.behind).is_err() {
+        return Err(Reason::CannotShrink);
+    }
+    link.write(frame, ether_type).ok_or(Reason::CannotShrink)?;
+    Ok(done)
+}
+
+/// Where the inner packet is, and what is known of it from outside.
+struct Inner {
+    /// Length of all headers that come off, bytes.
+    behind: usize,
+    /// Bytes there are for it.
+    len: usize,
+    /// Whether it has to fill them: a datagram holds one packet, and where there is more, the kernel has merged datagrams.
+    fills: bool,
+    family: Family,
+    /// The outer DSCP and ECN.
+    ecn: u8,
+}
+
+impl Inner {
+    /// Whether a packet of `len` bytes may be inside.
+    #[inline(always)]
+    const fn holds(&self, len: usize) -> bool {
+        len == self.len || len < self.len && !self.fills
+    }
+
+    #[inline(always)]
+    fn of<F: Frame>(frame: &F, at: usize, outer: &Outer) -> Result<Self, Reason> {
+        let (gue, family) = match outer.carries {
+            Carries::Ip(family) => (0, family),
+            Carries::Gue => outer::inside_gue(frame, at + outer.header_len, outer.payload_len)
+                .ok_or(Reason::GueUnsupported)?,
+        };
+        Ok(Self {
+            behind: outer.header_len + gue,
+            len: outer.payload_len - gue,
+            fills: outer.carries == Carries::Gue,
+            family,
+            ecn: outer.ecn,
+        })
+    }
+}
+
+/// The kind of frame that is left, and the reason.
+#[inline(always)]
+fn unwrapped(outer: &Outer, inner: Family) -> (EtherType, Reason) {
+    let gue = outer.carries == Carries::Gue;
+    match (inner, outer.family) {
+        (Family::V4, Family::V4) if gue => (EtherType::IPV4, Reason::UnwrappedGue4In4),
+        (Family::V4, Family::V6) if gue => (EtherType::IPV4, Reason::UnwrappedGue4In6),
+        (Family::V6, Family::V6) if gue => (EtherType::IPV6, Reason::UnwrappedGue6In6),
+        (Family::V6, Family::V4) if gue => (EtherType::IPV6, Reason::UnwrappedGue6In4),
+        (Family::V4, Family::V4) => (EtherType::IPV4, Reason::Unwrapped4In4),
+        (Family::V4, Family::V6) => (EtherType::IPV4, Reason::Unwrapped4In6),
+        (Family::V6, Family::V6) => (EtherType::IPV6, Reason::Unwrapped6In6),
+        (Family::V6, Family::V4) => (EtherType::IPV6, Reason::Unwrapped6In4),
     }
 }
 
@@ -103,19 +172,24 @@ pub fn family_change<F: Frame>(frame: &F, by: usize) -> Option<Family> {
 
 /// Checks the inner IPv4 header and gives it the outer one's congestion mark.
 #[inline(always)]
-fn enter_v4<F: Frame, T: AgentTables>(frame: &mut F, tables: &T, outer: &Outer) -> Result<(), Reason> {
-    let header = frame.at_mut::<Ipv4>(Ethernet::LEN + outer.header_len).ok_or(Reason::InnerMalformed)?;
-    if header.version() != 4 || outer.payload_len < Ipv4::LEN {
+fn enter_v4<F: Frame, T: AgentTables>(
+    frame: &mut F,
+    tables: &T,
+    at: usize,
+    inner: &Inner,
+) -> Result<(), Reason> {
+    let header = frame.at_mut::<Ipv4>(at + inner.behind).ok_or(Reason::InnerMalformed)?;
+    if header.version() != 4 || inner.len < Ipv4::LEN {
         return Err(Reason::InnerMalformed);
     }
     if !tables.is_vip(Family::V4, outer::v4_address(header.destination)) {
         return Err(Reason::NotVip);
     }
     let total = header.total_len() as usize;
-    if header.header_len() < Ipv4::LEN || total < header.header_len() || total > outer.payload_len {
+    if header.header_len() < Ipv4::LEN || total < header.header_len() || !inner.holds(total) {
         return Err(Reason::InnerMalformed);
     }
-    let tos = ecn_on_exit(header.tos, outer.ecn).ok_or(Reason::EcnViolation)?;
+    let tos = ecn_on_exit(header.tos, inner.ecn).ok_or(Reason::EcnViolation)?;
     if tos != header.tos {
         header.set_tos(tos);
     }
@@ -124,39 +198,25 @@ fn enter_v4<F: Frame, T: AgentTables>(frame: &mut F, tables: &T, outer: &Outer) 
 
 /// Checks the inner IPv6 header and gives it the outer one's congestion mark.
 #[inline(always)]
-fn enter_v6<F: Frame, T: AgentTables>(frame: &mut F, tables: &T, outer: &Outer) -> Result<(), Reason> {
-    let header = frame.at_mut::<Ipv6>(Ethernet::LEN + outer.header_len).ok_or(Reason::InnerMalformed)?;
-    if header.version() != 6 || outer.payload_len < Ipv6::LEN {
+fn enter_v6<F: Frame, T: AgentTables>(
+    frame: &mut F,
+    tables: &T,
+    at: usize,
+    inner: &Inner,
+) -> Result<(), Reason> {
+    let header = frame.at_mut::<Ipv6>(at + inner.behind).ok_or(Reason::InnerMalformed)?;
+    if header.version() != 6 || inner.len < Ipv6::LEN {
         return Err(Reason::InnerMalformed);
     }
     if !tables.is_vip(Family::V6, outer::v6_address(header.destination)) {
         return Err(Reason::NotVip);
     }
-    if Ipv6::LEN + header.payload_len() as usize > outer.payload_len {
+    if !inner.holds(Ipv6::LEN + header.payload_len() as usize) {
         return Err(Reason::InnerMalformed);
     }
-    let class = ecn_on_exit(header.traffic_class(), outer.ecn).ok_or(Reason::EcnViolation)?;
+    let class = ecn_on_exit(header.traffic_class(), inner.ecn).ok_or(Reason::EcnViolation)?;
     if class != header.traffic_class() {
         header.set_traffic_class(class);
     }
     Ok(())
-}
-
-/// Removes the outer header; the Ethernet header moves up to the inner one and names its kind.
-#[inline(always)]
-fn strip<F: Frame>(frame: &mut F, ethernet: Ethernet, outer: &Outer) -> Reason {
-    let (ether_type, done) = match (outer.inner, outer.family) {
-        (Family::V4, Family::V4) => (EtherType::IPV4, Reason::Unwrapped4In4),
-        (Family::V4, Family::V6) => (EtherType::IPV4, Reason::Unwrapped4In6),
-        (Family::V6, Family::V6) => (EtherType::IPV6, Reason::Unwrapped6In6),
-        (Family::V6, Family::V4) => (EtherType::IPV6, Reason::Unwrapped6In4),
-    };
-    if frame.shrink_head(outer.header_len).is_err() {
-        return Reason::CannotShrink;
-    }
-    match frame.at_mut::<Ethernet>(0) {
-        Some(header) => *header = Ethernet::new(ethernet.destination, ethernet.source, ether_type),
-        None => return Reason::CannotShrink,
-    }
-    done
 }

@@ -7,9 +7,12 @@ use std::{format, vec};
 use weir_abi::agent::Verdict;
 use weir_wire::{IpProtocol, checksum};
 
+mod gue;
+mod tags;
+
 /// One director, one own address and one VIP of each family.
-#[derive(Default)]
 struct Known {
+    gue_port: u16,
     counted: RefCell<Vec<(Reason, u64)>>,
 }
 
@@ -30,20 +33,37 @@ impl AgentTables for Known {
     fn is_vip(&self, family: Family, address: Address) -> bool {
         is(family, address, VIP4, VIP6)
     }
+    fn gue_port(&self) -> GuePort {
+        GuePort::new(self.gue_port)
+    }
     fn count(&self, reason: Reason, bytes: u64) {
         self.counted.borrow_mut().push((reason, bytes));
     }
 }
 
-/// Runs the packet; it must be counted once, and must be byte-identical when it is passed.
+/// Runs the packet; it must be counted once, and must be byte-identical when it is passed. Where no tags are looked behind
+/// the same happens to it, unless it has one.
 fn run(packet: &Memory) -> (Reason, Memory) {
-    let (known, mut frame) = (Known::default(), packet.clone());
-    let reason = unwrap(&mut frame, &known);
-    assert_eq!(*known.counted.borrow(), [(reason, packet.0.len() as u64)]);
-    if reason.verdict() == Verdict::Pass {
-        assert_eq!(&frame, packet, "passed but changed: {}", reason.label());
+    run_with(Gue::PORT, packet)
+}
+
+fn run_with(gue_port: u16, packet: &Memory) -> (Reason, Memory) {
+    let [tagged, untagged] = [unwrap_tagged::<Memory, Known>, unwrap::<Memory, Known>].map(|program| {
+        let (known, mut frame) = (Known { gue_port, counted: RefCell::default() }, packet.clone());
+        let reason = program(&mut frame, &known);
+        assert_eq!(*known.counted.borrow(), [(reason, packet.0.len() as u64)]);
+        if reason.verdict() == Verdict::Pass {
+            assert_eq!(&frame, packet, "passed but changed: {}", reason.label());
+        }
+        (reason, frame)
+    });
+    let has_tag = packet.at::<Ethernet>(0).is_some_and(|ethernet| ethernet.ether_type().is_vlan());
+    if has_tag {
+        assert_eq!(untagged.0, Reason::VlanTagged);
+    } else {
+        assert_eq!(untagged, tagged);
     }
-    (reason, frame)
+    tagged
 }
 
 fn inner4(tos: u8, payload: &[u8]) -> Vec<u8> {
@@ -94,7 +114,6 @@ fn what_is_not_a_directors_wrapped_packet_to_a_vip_is_passed_untouched() {
     for (packet, reason) in [
         (Memory(vec![0; 10]), Reason::NotIp),
         (framed(EtherType::ARP, &[0; 28]), Reason::NotIp),
-        (framed(EtherType::VLAN, &[0, 5, 8, 0]), Reason::VlanTagged),
         (framed(EtherType::IPV4, &vip), Reason::NotTunnel),
         (framed(EtherType::IPV6, &inner6(0, b"x")), Reason::NotTunnel),
         (wrap(CLIENT4, OWN4, IpProtocol::IPV4, &vip), Reason::NotDirector),
@@ -175,14 +194,18 @@ fn congestion_marks_move_inside_with_a_right_checksum() {
 
 /// Arbitrary bytes, or a good wrapped packet with some bytes changed and its end cut off.
 fn any_frame() -> impl Strategy<Value = Memory> {
-    let changed = (0usize..4, vec_of_changes(), any::<prop::sample::Index>(), any::<bool>()).prop_map(
+    let changed = (0usize..8, vec_of_changes(), any::<prop::sample::Index>(), any::<bool>()).prop_map(
         |(kind, changes, cut, whole)| {
             let (four, six) = (inner4(2, &[3; 40]), inner6(2, &[3; 40]));
             let mut frame = match kind {
                 0 => in4(&four, IpProtocol::IPV4, 3),
                 1 => in6(&six, IpProtocol::IPV6, 3),
                 2 => in6(&four, IpProtocol::IPV4, 3),
-                _ => in4(&six, IpProtocol::IPV6, 3),
+                3 => in4(&six, IpProtocol::IPV6, 3),
+                4 => gue::in4(&gue::variant1(&six), 3),
+                5 => gue::in6(&gue::variant0(&four), 3),
+                6 => tags::tagged(&[0x8005], &gue::in4(&gue::variant0(&six), 3)),
+                _ => tags::tagged(&[0x8005, 0x2fff], &in6(&four, IpProtocol::IPV4, 3)),
             };
             for (at, value) in changes {
                 let at = at.index(frame.0.len());
@@ -212,9 +235,16 @@ proptest! {
         let (reason, frame) = run(&packet);
         if reason.verdict() == Verdict::Unwrap {
             let removed = packet.0.len() - frame.0.len();
-            prop_assert!((20..=60).contains(&removed), "{removed}");
-            // All but the Ethernet header and the inner header's mark and checksum is what it was.
-            let head = Ethernet::LEN + 12;
+            prop_assert!((20..=72).contains(&removed), "{removed}");
+            // All but the link header and the inner header's mark and checksum is what it was.
+            let tags = if packet.0[12..14] != [0x81, 0] && packet.0[12..14] != [0x88, 0xa8] {
+                0
+            } else if packet.0[16..18] != [0x81, 0] && packet.0[16..18] != [0x88, 0xa8] {
+                1
+            } else {
+                2
+            };
+            let head = Ethernet::LEN + 4 * tags + 12;
             prop_assert_eq!(&frame.0[head..], &packet.0[head + removed..]);
             prop_assert_eq!(&frame.0[..12], &packet.0[..12]);
         }
@@ -226,7 +256,10 @@ proptest! {
         dscp: u8,
         v6_inside: bool,
         v6_outside: bool,
+        // Nothing, GUE variant 1, GUE variant 0.
+        gue in 0usize..3,
         options in 0usize..=10,
+        vlans in proptest::collection::vec(any::<u16>(), 0..3),
     ) {
         let tos = dscp & !3;
         let (inner, protocol, ether_type) = if v6_inside {
@@ -234,15 +267,20 @@ proptest! {
         } else {
             (inner4(tos, &payload), IpProtocol::IPV4, EtherType::IPV4)
         };
+        let (protocol, wrapped) = match gue {
+            0 => (protocol, inner.clone()),
+            1 => (IpProtocol::UDP, gue::variant1(&inner)),
+            _ => (IpProtocol::UDP, gue::variant0(&inner)),
+        };
         let wrapped = if v6_outside {
-            in6(&inner, protocol, tos)
+            in6(&wrapped, protocol, tos)
         } else {
-            let outer = ipv4_with_options(DIRECTOR4, OWN4, tos, protocol, &vec![1; options * 4], &inner);
+            let outer = ipv4_with_options(DIRECTOR4, OWN4, tos, protocol, &vec![1; options * 4], &wrapped);
             framed(EtherType::IPV4, &outer)
         };
-        let (reason, frame) = run(&wrapped);
+        let (reason, frame) = run(&tags::tagged(&vlans, &wrapped));
         prop_assert_eq!(reason.verdict(), Verdict::Unwrap, "{}", format!("{reason:?}"));
-        prop_assert_eq!(frame, framed(ether_type, &inner));
+        prop_assert_eq!(frame, tags::tagged(&vlans, &framed(ether_type, &inner)));
     }
 
     #[test]

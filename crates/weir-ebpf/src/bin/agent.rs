@@ -21,17 +21,18 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use weir_abi::{
-    Address, Count, Family,
+    Address, Count, Family, Words as _,
     agent::{
-        AddressKey, ClampReason, ConfigRecord, DirectorKey, Reason, SegmentLimits, Verdict, capacity, role,
+        AddressKey, ClampReason, ConfigRecord, DirectorKey, GuePort, Reason, SegmentLimits, Verdict,
+        capacity, role,
     },
 };
 use weir_datapath::{
     Frame, Header, NoRoom,
-    decap::{self, AgentTables, unwrap},
+    decap::{self, AgentTables, unwrap, unwrap_tagged},
     mss::{self, LeavingFrame, SegmentTables, clamp},
 };
-use weir_ebpf::{Maps, XdpFrame};
+use weir_ebpf::{MapWords, Maps, XdpFragsFrame, XdpFrame};
 
 #[map]
 static AGENT_CONFIG: Array<ConfigRecord> = Array::with_max_entries(1, 0);
@@ -55,6 +56,15 @@ impl MapTables {
             None => false,
         }
     }
+
+    /// A word of the configuration record.
+    #[inline(always)]
+    fn config(index: usize) -> u64 {
+        let Some(record) = AGENT_CONFIG.get_ptr_mut(0) else { return 0 };
+        // SAFETY: a value of this map: three aligned words, valid while the program runs.
+        let words: MapWords<{ size_of::<ConfigRecord>() / 8 }> = unsafe { MapWords::new(record) };
+        words.load(index)
+    }
 }
 
 impl AgentTables for MapTables {
@@ -74,6 +84,10 @@ impl AgentTables for MapTables {
         Self::has_role(family, address, role::VIP)
     }
     #[inline(always)]
+    fn gue_port(&self) -> GuePort {
+        GuePort(Self::config(2))
+    }
+    #[inline(always)]
     fn count(&self, reason: Reason, bytes: u64) {
         Maps::count(AGENT_REASONS.get_ptr_mut(reason as u32), bytes);
     }
@@ -86,15 +100,7 @@ impl SegmentTables for MapTables {
     }
     #[inline(always)]
     fn limits(&self) -> SegmentLimits {
-        match AGENT_CONFIG.get_ptr(0) {
-            Some(config) => {
-                // SAFETY: a value of this map: two aligned words, valid while the program runs.
-                let limits = unsafe { config.cast::<u64>().add(1) };
-                // SAFETY: as above; one load of an aligned word.
-                SegmentLimits(unsafe { limits.read_volatile() })
-            }
-            None => SegmentLimits::default(),
-        }
+        SegmentLimits(Self::config(1))
     }
     #[inline(always)]
     fn count(&self, reason: ClampReason, bytes: u64) {
@@ -186,7 +192,16 @@ impl LeavingFrame for TcFrame<'_> {
 /// Unwraps in XDP.
 #[xdp]
 fn unwrap_xdp(ctx: XdpContext) -> u32 {
-    match unwrap(&mut XdpFrame::<false>(&ctx), &MapTables).verdict() {
+    match unwrap_tagged(&mut XdpFrame::<false>(&ctx), &MapTables).verdict() {
+        Verdict::Pass | Verdict::Unwrap => XDP_PASS,
+        Verdict::Drop => XDP_DROP,
+    }
+}
+
+/// Unwraps in XDP, with an MTU beyond one buffer.
+#[xdp(frags)]
+fn unwrap_frags(ctx: XdpContext) -> u32 {
+    match unwrap_tagged(&mut XdpFragsFrame::new(&ctx), &MapTables).verdict() {
         Verdict::Pass | Verdict::Unwrap => XDP_PASS,
         Verdict::Drop => XDP_DROP,
     }

@@ -89,6 +89,50 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
+/// A hook and a program for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Native,
+    /// Native, by the program for packets that may lie in several buffers: some drivers take no other with a large MTU.
+    NativeFrags,
+    Generic,
+    Tc,
+}
+
+impl Way {
+    /// What a request allows, the best one first.
+    const fn allowed(request: ModeRequest) -> &'static [Self] {
+        match request {
+            ModeRequest::Auto => &[Self::Native, Self::NativeFrags, Self::Generic, Self::Tc],
+            ModeRequest::Native => &[Self::Native, Self::NativeFrags],
+            ModeRequest::Generic => &[Self::Generic],
+            ModeRequest::Tc => &[Self::Tc],
+        }
+    }
+
+    const fn mode(self) -> &'static str {
+        match self {
+            Self::Native | Self::NativeFrags => "native",
+            Self::Generic => "generic",
+            Self::Tc => "tc",
+        }
+    }
+
+    fn attach(self, loaded: &mut Loaded, ifindex: u32, xdp: &Step, tc: &Step) -> Result<(), Error> {
+        let (name, request) = match self {
+            Self::Native => (agent::UNWRAP_XDP, XdpRequest::Native),
+            Self::NativeFrags => (agent::UNWRAP_FRAGS, XdpRequest::Native),
+            Self::Generic => (agent::UNWRAP_XDP, XdpRequest::Generic),
+            Self::Tc => {
+                // A pinned link stays when this handle of it goes; a filter stays anyway.
+                let (direction, pin) = (TcDirection::Ingress, pin_of(tc));
+                return loaded.attach_tc(agent::UNWRAP_TC, ifindex, direction, TcMethod::Auto, pin).map(drop);
+            }
+        };
+        loaded.program(name)?.attach_xdp(ifindex, request, pin_of(xdp)).map(drop)
+    }
+}
+
 fn attach(
     journal: &mut Journal,
     rtnl: &Rtnl,
@@ -98,36 +142,41 @@ fn attach(
     xdp: &Step,
     tc: &Step,
 ) -> anyhow::Result<Unwrapping> {
-    let interface = link.name.clone();
-    let xdp_request = match request {
-        ModeRequest::Auto => Some(XdpRequest::Auto),
-        ModeRequest::Native => Some(XdpRequest::Native),
-        ModeRequest::Generic => Some(XdpRequest::Generic),
-        ModeRequest::Tc => None,
-    };
-    let mut fell_back = None;
-    if let Some(xdp_request) = xdp_request {
-        let program = loaded.program(agent::UNWRAP_XDP)?;
-        journal.note(xdp.clone())?;
-        match program.attach_xdp(link.index, xdp_request, pin_of(xdp)) {
-            Ok((_, attached)) => {
+    let mut refused = None;
+    for &way in Way::allowed(request) {
+        let (step, other) = if way == Way::Tc { (tc, xdp) } else { (xdp, tc) };
+        if journal.has(other) {
+            journal.undo(rtnl, |done| done.same_thing(other))?;
+        }
+        if !journal.has(step) {
+            journal.note(step.clone())?;
+        }
+        match way.attach(loaded, link.index, xdp, tc) {
+            Ok(()) => {
+                let is_native = way.mode() == "native";
                 return Ok(Unwrapping {
-                    interface,
-                    mode: attached.mode.to_string(),
-                    fell_back: attached.fell_back,
+                    interface: link.name.clone(),
+                    mode: way.mode().to_owned(),
+                    frags: way == Way::NativeFrags,
+                    fell_back: refused.as_ref().filter(|_| !is_native).map(why),
                 });
             }
-            Err(error @ Error::Attach { .. }) if request == ModeRequest::Auto => {
-                journal.undo(rtnl, |step| step.same_thing(xdp))?;
-                fell_back = Some(first_line(&error.to_string()).to_owned());
-            }
+            // Kernels before 5.18 do not know such programs; what they say of it is of no interest.
+            Err(_) if way == Way::NativeFrags => {}
+            Err(error @ Error::Attach { .. }) => refused = refused.or(Some(error)),
             Err(error) => return Err(error.into()),
         }
     }
-    journal.note(tc.clone())?;
-    // A pinned link stays when this handle of it goes; a filter stays anyway.
-    loaded.attach_tc(agent::UNWRAP_TC, link.index, TcDirection::Ingress, TcMethod::Auto, pin_of(tc))?;
-    Ok(Unwrapping { interface, mode: "tc".to_owned(), fell_back })
+    // There is a first way, and only a refusal leads past it.
+    Err(refused.map_or_else(|| anyhow!("cannot unwrap on {}", link.name), Into::into))
+}
+
+/// The cause of a refusal, without what was refused and what to do about it.
+fn why(refusal: &Error) -> String {
+    match refusal {
+        Error::Attach { why, .. } => why.clone(),
+        other => first_line(&other.to_string()).to_owned(),
+    }
 }
 
 /// What unwraps already, if it is what is asked for.

@@ -38,7 +38,8 @@ pub(super) fn deviations(
     for link in links.iter().filter(|link| !link.up) {
         found.push(format!("{} is down.", link.name));
     }
-    if let Some(mtu) = links.iter().map(|link| link.mtu).min().filter(|mtu| *mtu != setup.mtu) {
+    let mtu = links.iter().map(|link| link.mtu).min().filter(|_| !setup.clamping.is_empty());
+    if let Some(mtu) = mtu.filter(|mtu| *mtu != setup.mtu) {
         found.push(format!(
             "The MTU is {mtu} now and was {}: run `weir real up` again, so that announced segment sizes fit.",
             setup.mtu
@@ -64,6 +65,11 @@ pub(super) fn deviations(
         && tables.segment_sizes()? != (setup.mss_v4, setup.mss_v6)
     {
         found.push("The programs announce other segment sizes than they were told to.".to_owned());
+    }
+    if let Some(tables) = tables
+        && tables.gue_port()? != setup.gue_port
+    {
+        found.push("The programs unwrap GUE on another port than they were told to.".to_owned());
     }
     Ok(found)
 }

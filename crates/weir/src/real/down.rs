@@ -28,6 +28,6 @@ pub(super) fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     journal.remove()?;
     state.remove().with_context(|| format!("everything is undone, but {} stays", dir.display()))?;
     let plural = if changes == 1 { "change" } else { "changes" };
-    println!("Undone: {changes} {plural}. Packets from directors are not unwrapped here any more.");
+    println!("Undone: {changes} {plural}. Packets from directors are not taken here any more.");
     Ok(ExitCode::SUCCESS)
 }

@@ -106,6 +106,12 @@ impl Host {
         links.filter(|link| link.mac.is_some()).collect()
     }
 
+    /// The interfaces on which packets come out that arrive on these: they themselves, and the VLANs on them, whose
+    /// tagged frames are unwrapped below.
+    pub(super) fn outlets<'a>(&'a self, arrivals: &[&'a Link]) -> Vec<&'a Link> {
+        outlets(&self.links, arrivals)
+    }
+
     /// Whether the route back to any IPv4 client could leave by another interface than this one: then a strict reverse
     /// path filter drops what was unwrapped here.
     pub(super) fn answers_elsewhere(&self, link: &Link) -> bool {
@@ -155,8 +161,12 @@ impl Host {
         Ok(())
     }
 
-    /// Refuses an interface that would answer for VIPs on the network.
+    /// Refuses an interface that would answer for VIPs on the network, and a name that none can have.
     pub(super) fn check_vip_device(&self, name: &str) -> anyhow::Result<()> {
+        self.rtnl
+            .find_link(name)
+            .map_err(anyhow::Error::from)
+            .advise("use --vip-device lo, or the name of a dummy interface")?;
         match self.links.iter().find(|link| link.name == name) {
             Some(link) if !link.loopback && link.kind.as_deref() != Some("dummy") => {
                 let why = "it is neither the loopback nor a dummy, and would answer for them on the network";
@@ -168,6 +178,57 @@ impl Host {
     }
 }
 
+fn outlets<'a>(links: &'a [Link], arrivals: &[&'a Link]) -> Vec<&'a Link> {
+    let mut found = arrivals.to_vec();
+    let mut at = 0;
+    while let Some(below) = found.get(at).map(|link| link.index) {
+        let vlan = |link: &&Link| {
+            link.kind.as_deref() == Some("vlan") && link.iflink == Some(below) && link.netns_id.is_none()
+        };
+        let new: Vec<&Link> = links.iter().filter(vlan).filter(|link| !found.contains(link)).collect();
+        found.extend(new);
+        at += 1;
+    }
+    found
+}
+
 fn ways(route: &Route) -> Vec<u32> {
     route.oif.into_iter().chain(route.hops.iter().map(|hop| hop.oif)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Link, outlets};
+
+    fn link(index: u32, kind: &str, below: u32) -> Link {
+        Link {
+            index,
+            name: format!("link{index}"),
+            kind: Some(kind.to_owned()),
+            mtu: 1500,
+            mac: None,
+            up: true,
+            running: true,
+            loopback: false,
+            master: None,
+            iflink: Some(below),
+            netns_id: None,
+        }
+    }
+
+    #[test]
+    fn packets_come_out_on_the_vlans_of_the_interface_they_arrive_on() {
+        let mut elsewhere = link(6, "vlan", 2);
+        elsewhere.netns_id = Some(0);
+        let links = [
+            link(2, "veth", 9),
+            link(3, "vlan", 2),
+            link(4, "vlan", 3), // a tag behind a tag
+            link(5, "macvlan", 2),
+            elsewhere,
+            link(7, "vlan", 8),
+        ];
+        let names: Vec<u32> = outlets(&links, &[&links[0]]).iter().map(|link| link.index).collect();
+        assert_eq!(names, [2, 3, 4]);
+    }
 }

@@ -36,12 +36,15 @@ pub(super) struct Setup {
     pub(super) clamping: Vec<String>,
     /// The addresses that directors may send to.
     pub(super) own: Vec<IpAddr>,
-    /// The smallest MTU of the interfaces wrapped packets arrive on, bytes.
+    /// The smallest MTU of the interfaces wrapped packets arrive on, bytes; 0 where no segment sizes are lowered.
     pub(super) mtu: u32,
     /// Largest segment size announced over IPv4, bytes.
     pub(super) mss_v4: u16,
     /// Largest segment size announced over IPv6, bytes.
     pub(super) mss_v6: u16,
+    /// UDP port on which GUE is unwrapped; 0 = none.
+    #[serde(default)]
+    pub(super) gue_port: u16,
     /// Tells one build's programs from another's.
     pub(super) programs: u64,
     /// Whether tc programs are filters (before Linux 6.6) and not links with pins.
@@ -60,8 +63,11 @@ impl Setup {
 pub(super) struct Unwrapping {
     /// The interface.
     pub(super) interface: String,
-    /// `native`, `generic`, `tc` or `kernel`.
+    /// `native`, `generic`, `tc`, `kernel` or `none`.
     pub(super) mode: String,
+    /// Whether the program is the one for packets that may lie in several buffers.
+    #[serde(default)]
+    pub(super) frags: bool,
     /// Why it is not a better one.
     pub(super) fell_back: Option<String>,
 }

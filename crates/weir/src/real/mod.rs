@@ -22,6 +22,7 @@ mod host;
 mod journal;
 mod kernel;
 mod plan;
+mod request;
 mod status;
 mod step;
 mod tables;
@@ -67,19 +68,26 @@ struct UpArgs {
     /// An address whose connections are answered here; may be given more than once.
     #[arg(long, value_name = "ADDRESS", required = true, num_args = 1..)]
     vip: Vec<IpAddr>,
-    /// Where directors send from; only their packets are unwrapped. May be given more than once.
-    #[arg(long, value_name = "CIDR", required = true, num_args = 1..)]
+    /// Where directors send from; only their packets are unwrapped. May be given more than once; needed, except with
+    /// `--decap none`.
+    #[arg(long, value_name = "CIDR", num_args = 1..)]
     from: Vec<Prefix>,
-    /// Interface that wrapped packets arrive on; without it, those with routes to the directors.
+    /// Interface that directors' packets arrive on; without it, those with routes to the directors. Needed with
+    /// `--decap none`.
     #[arg(long, value_name = "NAME", num_args = 1..)]
     interface: Vec<String>,
-    /// Where packets are unwrapped: `auto` takes native XDP, else generic XDP, else tc, and says why.
-    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
-    xdp_mode: ModeRequest,
+    /// UDP port on which GUE from directors is unwrapped as well (6080 is GUE's own); makes announced segments 8 bytes
+    /// smaller. Without it, GUE is passed like any UDP packet.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    gue_port: Option<u16>,
+    /// Where packets are unwrapped: `auto`, the default, takes native XDP, else generic XDP, else tc, and says why.
+    #[arg(long, value_name = "MODE", value_enum)]
+    xdp_mode: Option<ModeRequest>,
     /// Interface that holds the VIPs: `lo`, or a dummy, which is made if there is none of that name.
     #[arg(long, value_name = "NAME")]
     vip_device: Option<String>,
-    /// What unwraps: weir's BPF programs, or the kernel's own tunnel devices.
+    /// What unwraps: weir's BPF programs, the kernel's own tunnel devices, or nothing, for directors that hand packets on
+    /// as they are (layer-2 DSR).
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     decap: Decap,
     #[command(flatten)]
@@ -118,6 +126,8 @@ enum Decap {
     Bpf,
     /// `tunl0` and `ip6tnl0`.
     Kernel,
+    /// Nothing: packets arrive as clients sent them.
+    None,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

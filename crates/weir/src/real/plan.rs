@@ -18,6 +18,8 @@ const IPV4: u32 = 20;
 const IPV6: u32 = 40;
 /// Length of a TCP header without options, bytes.
 const TCP: u32 = 20;
+/// Length of a UDP header, bytes.
+const UDP: u32 = 8;
 
 /// What is wanted of a machine.
 pub(super) struct Wanted<'a> {
@@ -145,9 +147,11 @@ fn want(step: Step, already: bool, journal: &Journal, steps: &mut Vec<Step>) {
 
 /// The largest TCP segments that still fit when a director has wrapped them, bytes: for IPv4 and IPv6 VIPs.
 ///
-/// `mtu` is the path's; the outer header is an IPv6 one as soon as any director sends from an IPv6 address.
-pub(super) fn segment_sizes(mtu: u32, from: &[Prefix]) -> (u16, u16) {
-    let outer = if from.iter().all(|network| network.addr().is_ipv4()) { IPV4 } else { IPV6 };
+/// `mtu` is the path's; the outer header is an IPv6 one as soon as any director sends from an IPv6 address. A UDP header
+/// follows it with `gue` (variant 1, which has no header of its own).
+pub(super) fn segment_sizes(mtu: u32, from: &[Prefix], gue: bool) -> (u16, u16) {
+    let ip = if from.iter().all(|network| network.addr().is_ipv4()) { IPV4 } else { IPV6 };
+    let outer = ip + if gue { UDP } else { 0 };
     let fits = |inner: u32| u16::try_from(mtu.saturating_sub(outer + inner + TCP)).unwrap_or(u16::MAX).max(1);
     (fits(IPV4), fits(IPV6))
 }
@@ -176,9 +180,11 @@ mod tests {
     fn segments_leave_room_for_the_outer_header() {
         let v4 = ["10.0.0.1".parse().unwrap()];
         let both = ["10.0.0.1".parse().unwrap(), "2001:db8::/64".parse().unwrap()];
-        assert_eq!(segment_sizes(1500, &v4), (1440, 1420));
-        assert_eq!(segment_sizes(1500, &both), (1420, 1400));
-        assert_eq!(segment_sizes(65536, &v4), (65476, 65456));
-        assert_eq!(segment_sizes(60, &both), (1, 1));
+        assert_eq!(segment_sizes(1500, &v4, false), (1440, 1420));
+        assert_eq!(segment_sizes(1500, &both, false), (1420, 1400));
+        assert_eq!(segment_sizes(1500, &v4, true), (1432, 1412));
+        assert_eq!(segment_sizes(1500, &both, true), (1412, 1392));
+        assert_eq!(segment_sizes(65536, &v4, false), (65476, 65456));
+        assert_eq!(segment_sizes(60, &both, false), (1, 1));
     }
 }

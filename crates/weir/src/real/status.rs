@@ -11,7 +11,7 @@ use weir_kernel::bpf::StateDir;
 
 use super::check::deviations;
 use super::host::Host;
-use super::journal::{Journal, Setup};
+use super::journal::{Journal, Setup, Unwrapping};
 use super::tables::Tables;
 use super::{Decap, Format, StatusArgs};
 use crate::advice;
@@ -43,7 +43,9 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     };
     let mut problems = Vec::new();
     let mut tables = None;
-    if StateDir::exists(dir) {
+    if journal.setup().is_some_and(|setup| setup.decap == Decap::None) {
+        // There are no programs, and nothing that could be gone with the pins.
+    } else if StateDir::exists(dir) {
         match Tables::open(&dir.join("bpf")) {
             Ok(found) => tables = Some(found),
             Err(error) => {
@@ -92,18 +94,25 @@ fn print_text(setup: Option<&Setup>, counters: Option<&Counters>, problems: &[St
     if let Some(setup) = setup {
         let vips: Vec<String> = setup.vips.iter().map(ToString::to_string).collect();
         println!("  VIPs       {}", vips.join(", "));
-        println!("  from       {}", setup.from.join(", "));
+        if !setup.from.is_empty() {
+            println!("  from       {}", setup.from.join(", "));
+        }
+        if setup.gue_port != 0 {
+            println!("  GUE        on UDP port {}", setup.gue_port);
+        }
         for done in &setup.unwrapping {
             let why = done.fell_back.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
-            println!("  unwrapping {}: {}{why}", done.interface, mode_in_words(&done.mode));
+            println!("  unwrapping {}: {}{why}", done.interface, mode_in_words(done));
         }
-        println!(
-            "  announcing segments of at most {} (IPv4), {} (IPv6) bytes on {}; MTU {}",
-            setup.mss_v4,
-            setup.mss_v6,
-            setup.clamping.join(", "),
-            setup.mtu
-        );
+        if !setup.clamping.is_empty() {
+            println!(
+                "  announcing segments of at most {} (IPv4), {} (IPv6) bytes on {}; MTU {}",
+                setup.mss_v4,
+                setup.mss_v6,
+                setup.clamping.join(", "),
+                setup.mtu
+            );
+        }
     }
     let Some(counters) = counters else { return };
     let counts_arriving = setup.is_none_or(|setup| setup.decap == Decap::Bpf);
@@ -111,10 +120,10 @@ fn print_text(setup: Option<&Setup>, counters: Option<&Counters>, problems: &[St
         if title == "arriving" && !counts_arriving {
             continue;
         }
-        println!("\n  {title:<16} {:>14} {:>16}", "packets", "bytes");
+        println!("\n  {title:<18} {:>14} {:>16}", "packets", "bytes");
         for line in lines.iter().filter(|line| line.count.packets != 0) {
             println!(
-                "  {:<16} {:>14} {:>16}  {}",
+                "  {:<18} {:>14} {:>16}  {}",
                 line.label, line.count.packets, line.count.bytes, line.explain
             );
         }
@@ -124,10 +133,12 @@ fn print_text(setup: Option<&Setup>, counters: Option<&Counters>, problems: &[St
     }
 }
 
-fn mode_in_words(mode: &str) -> String {
-    match mode {
+fn mode_in_words(done: &Unwrapping) -> String {
+    match done.mode.as_str() {
+        "none" => "nothing, packets are taken as they are".to_owned(),
         "kernel" => "by the kernel's tunnel devices".to_owned(),
         "tc" => "tc ingress".to_owned(),
+        xdp if done.frags => format!("XDP {xdp}, of packets in several buffers"),
         xdp => format!("XDP {xdp}"),
     }
 }
@@ -150,8 +161,9 @@ fn to_json(setup: Option<&Setup>, counters: Option<&Counters>, problems: &[Strin
             "unwrapping": setup.unwrapping,
             "clamping": setup.clamping,
             "own": setup.own,
-            "mtu": setup.mtu,
-            "mss": { "ipv4": setup.mss_v4, "ipv6": setup.mss_v6 },
+            "gue_port": (setup.gue_port != 0).then_some(setup.gue_port),
+            "mtu": (!setup.clamping.is_empty()).then_some(setup.mtu),
+            "mss": (!setup.clamping.is_empty()).then(|| json!({ "ipv4": setup.mss_v4, "ipv6": setup.mss_v6 })),
         })),
         "counters": counters.map(|counters| json!({
             "arriving": lines(&counters.arriving),

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
-use weir_abi::agent::{self, AddressKey, ClampReason, DirectorKey, Reason, SegmentLimits, capacity, role};
+use weir_abi::agent::{
+    self, AddressKey, ClampReason, ConfigRecord, DirectorKey, GuePort, Reason, SegmentLimits, capacity, role,
+};
 use weir_abi::{Count, Family};
 use weir_kernel::bpf::{LoadOptions, Loaded, RawMap, load, objects};
 use weir_kernel::net::Prefix;
@@ -35,6 +37,8 @@ pub(super) struct Knowledge<'a> {
     pub(super) own: &'a [IpAddr],
     pub(super) from: &'a [Prefix],
     pub(super) mss: (u16, u16),
+    /// 0 = none.
+    pub(super) gue_port: u16,
 }
 
 /// The maps, open.
@@ -82,7 +86,7 @@ impl Tables {
         let word = 8;
         let count = size_of::<Count>() as u32;
         let tables = Self {
-            config: open(agent::CONFIG, (4, size_of::<agent::ConfigRecord>() as u32, 1))?,
+            config: open(agent::CONFIG, (4, size_of::<ConfigRecord>() as u32, 1))?,
             addresses: open(agent::ADDRESSES, (size_of::<AddressKey>() as u32, word, capacity::ADDRESSES))?,
             directors: open(agent::DIRECTORS, (DirectorKey::LEN as u32, word, capacity::DIRECTORS))?,
             reasons: open(agent::REASONS, (4, count, Reason::COUNT))?,
@@ -106,7 +110,8 @@ impl Tables {
     /// Tells the programs, without a moment in which they know less than before.
     pub(super) fn teach(&self, knowledge: &Knowledge<'_>) -> anyhow::Result<()> {
         let limits = SegmentLimits::new(knowledge.mss.0, knowledge.mss.1);
-        let record = [agent::IDENTITY.to_ne_bytes(), limits.0.to_ne_bytes()].concat();
+        let record: ConfigRecord = [agent::IDENTITY, limits.0, GuePort::new(knowledge.gue_port).0];
+        let record = record.map(u64::to_ne_bytes).concat();
         self.config.set(&0u32.to_ne_bytes(), &record, 0)?;
         for network in knowledge.from {
             self.directors.set(&director_key(network), &1u64.to_ne_bytes(), 0)?;
@@ -134,6 +139,11 @@ impl Tables {
     pub(super) fn segment_sizes(&self) -> anyhow::Result<(u16, u16)> {
         let limits = SegmentLimits(self.config_word(1)?);
         Ok((limits.of(Family::V4), limits.of(Family::V6)))
+    }
+
+    /// The port on which the programs unwrap GUE; 0 = none.
+    pub(super) fn gue_port(&self) -> anyhow::Result<u16> {
+        Ok(GuePort(self.config_word(2)?).number())
     }
 
     /// Arriving packets by reason, over all CPUs.

@@ -24,6 +24,8 @@ use super::step::Step;
 use super::tables::Tables;
 use super::{RealArgs, run};
 
+mod unwrapping;
+
 const VIP4: &str = "192.0.2.10";
 const VIP6: &str = "2001:db8::10";
 
@@ -443,7 +445,31 @@ fn bad_arguments_are_refused_with_advice_and_leave_nothing() {
             "eth1 cannot hold the VIPs",
             "--vip-device lo",
         ),
+        ("up --vip 192.0.2.1 --from 10.77.0.1 --vip-device d/0", "\"d/0\" cannot be used", "--vip-device lo"),
         ("up --vip 2001:db8::1 --from 2001:db8:99::1", "no interface has a route", "--interface"),
+        ("up --vip 192.0.2.1", "--decap bpf needs --from", "directors send from"),
+        ("up --vip 192.0.2.1 --decap none", "--decap none needs --interface", "arrive on"),
+        ("up --vip 192.0.2.1 --decap none --interface eth9", "no interface eth9", "lo, eth0, eth1"),
+        (
+            "up --vip 192.0.2.1 --decap none --interface eth0 --from ::/0",
+            "--from has no effect",
+            "leave it out",
+        ),
+        (
+            "up --vip 192.0.2.1 --decap none --interface eth0 --gue-port 1",
+            "--gue-port has no effect",
+            "leave it out",
+        ),
+        (
+            "up --vip 192.0.2.1 --from 10.77.0.1 --decap kernel --gue-port 6080",
+            "--gue-port has no effect",
+            "--decap bpf",
+        ),
+        (
+            "up --vip 192.0.2.1 --from 10.77.0.1 --decap kernel --xdp-mode tc",
+            "--xdp-mode has no effect",
+            "--decap bpf",
+        ),
         ("up --vip 2001:db8::1 --from 10.77.0.1 --decap kernel", "cannot take 2001:db8::1", "--decap bpf"),
     ] {
         let error = world.weir(words).unwrap_err();

@@ -8,19 +8,20 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use weir_kernel::bpf::StateDir;
-use weir_kernel::net::{Link, Prefix, Sysctl};
+use weir_kernel::net::{Link, Prefix};
 
 use super::host::Host;
 use super::journal::{Journal, Setup, Unwrapping};
 use super::plan::{self, Wanted};
+use super::request::Request;
 use super::step::{Hook, Step};
 use super::tables::{self, Knowledge, Tables};
-use super::{Decap, ModeRequest, UpArgs, attach, kernel};
-use crate::advice::{self, Advise as _};
+use super::{Decap, UpArgs, attach, kernel};
+use crate::advice;
 
 /// Sets up, or changes what is set up to the new arguments.
 pub(super) fn run(args: &UpArgs) -> anyhow::Result<ExitCode> {
-    let request = Request::new(args);
+    let request = Request::new(args)?;
     let dir = &args.state.state_dir;
     // Refuses a record that is not ours to touch, before anything is made.
     Journal::read(dir)?;
@@ -38,13 +39,15 @@ pub(super) fn run(args: &UpArgs) -> anyhow::Result<ExitCode> {
             let repeated = journal.setup().is_some();
             journal.achieved(setup.clone())?;
             tell(&setup, &request, repeated);
-            warn_about_mounts();
+            if setup.decap != Decap::None {
+                warn_about_mounts();
+            }
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
             let undone = journal.undo(&host.rtnl, |step| !before.contains(step)).map(drop);
-            if let Err(second) = undone.and_then(|()| teach_again(&journal, state.bpf())) {
-                eprintln!("warning: {}", advice::cause_line(&second));
+            for outcome in [undone, teach_again(&journal, state.bpf())] {
+                outcome.unwrap_or_else(|second| eprintln!("warning: {}", advice::cause_line(&second)));
             }
             if journal.steps().is_empty() {
                 let cleaned = journal.remove().and_then(|()| Ok(state.remove()?));
@@ -58,80 +61,28 @@ pub(super) fn run(args: &UpArgs) -> anyhow::Result<ExitCode> {
 /// Gives the programs of an earlier `up` back what they knew.
 fn teach_again(journal: &Journal, bpf: &Path) -> anyhow::Result<()> {
     let Some(setup) = journal.setup() else { return Ok(()) };
+    if setup.decap == Decap::None {
+        return tables::unpin(bpf);
+    }
     let from = setup.networks();
     let mss = (setup.mss_v4, setup.mss_v6);
-    let knowledge = Knowledge { vips: &setup.vips, own: &setup.own, from: &from, mss };
+    let knowledge =
+        Knowledge { vips: &setup.vips, own: &setup.own, from: &from, mss, gue_port: setup.gue_port };
     let maps = Tables::open(bpf)?;
     maps.teach(&knowledge)?;
     maps.forget_all_but(&knowledge)
 }
 
-/// The arguments, each thing once.
-struct Request {
-    vips: Vec<IpAddr>,
-    from: Vec<Prefix>,
-    interfaces: Vec<String>,
-    mode: ModeRequest,
-    decap: Decap,
-    vip_device: Option<String>,
-}
-
-impl Request {
-    fn new(args: &UpArgs) -> Self {
-        let mut vips = Vec::new();
-        for vip in &args.vip {
-            if !vips.contains(vip) {
-                vips.push(*vip);
-            }
-        }
-        let mut from = args.from.clone();
-        from.sort();
-        from.dedup();
-        Self {
-            vips,
-            from,
-            interfaces: args.interface.clone(),
-            mode: args.xdp_mode,
-            decap: args.decap,
-            vip_device: args.vip_device.clone(),
-        }
-    }
-
-    /// The interfaces that hold IPv4 and IPv6 VIPs.
-    fn vip_devices(&self) -> (&str, &str) {
-        match (&self.vip_device, self.decap) {
-            (Some(name), _) => (name, name),
-            (None, Decap::Bpf) => ("lo", "lo"),
-            (None, Decap::Kernel) => ("tunl0", "ip6tnl0"),
-        }
-    }
-
-    fn validate(&self, host: &Host) -> anyhow::Result<()> {
-        for vip in &self.vips {
-            host.check_vip(*vip)?;
-        }
-        if let Some(name) = &self.vip_device {
-            host.check_vip_device(name)?;
-        }
-        host.arrivals(&self.interfaces, &self.from)?;
-        if let Some(vip) = self.vips.iter().find(|vip| vip.is_ipv6()) {
-            let disabled = |link: &str| Sysctl::ipv6_conf(link, "disable_ipv6").and_then(|key| key.read());
-            let (_, device) = self.vip_devices();
-            if disabled(device).is_ok_and(|value| value == "1") {
-                return Err(anyhow::anyhow!("{device} cannot hold {vip}: IPv6 is switched off there"))
-                    .advise(format!("`sysctl net.ipv6.conf.{device}.disable_ipv6=0` switches it on"));
-            }
-        }
-        Ok(())
-    }
-}
-
 fn set_up(request: &Request, host: &Host, bpf: &Path, journal: &mut Journal) -> anyhow::Result<Setup> {
     let arrivals = host.arrivals(&request.interfaces, &request.from)?;
+    if request.decap == Decap::None {
+        return without_programs(request, host, bpf, journal, &arrivals);
+    }
     let own = host.own_addresses(&request.vips, journal);
     let mtu = arrivals.iter().map(|link| link.mtu).min().unwrap_or(0);
-    let mss = plan::segment_sizes(mtu, &request.from);
-    let knowledge = Knowledge { vips: &request.vips, own: &own, from: &request.from, mss };
+    let gue_port = request.gue_port;
+    let mss = plan::segment_sizes(mtu, &request.from, gue_port != 0);
+    let knowledge = Knowledge { vips: &request.vips, own: &own, from: &request.from, mss, gue_port };
 
     // Programs first without effect (no packet reaches them yet), so that one the kernel refuses changes nothing.
     let programs = tables::fingerprint()?;
@@ -146,23 +97,19 @@ fn set_up(request: &Request, host: &Host, bpf: &Path, journal: &mut Journal) -> 
 
     let tunnels = match request.decap {
         Decap::Kernel => kernel::tunnels(&host.rtnl, &request.vips, &request.from)?,
-        Decap::Bpf => Vec::new(),
+        Decap::Bpf | Decap::None => Vec::new(),
     };
     let tunnel_links: Vec<&Link> =
         host.links.iter().filter(|link| tunnels.iter().any(|tunnel| tunnel.device == link.name)).collect();
+    let outlets = host.outlets(&arrivals);
     let wanted = Wanted {
         vips: &request.vips,
         vip_devices: request.vip_devices(),
-        arrivals: if request.decap == Decap::Kernel { &tunnel_links } else { &arrivals },
+        arrivals: if request.decap == Decap::Kernel { &tunnel_links } else { &outlets },
         tunnels: &tunnel_links,
     };
     let mut steps = plan::steps(&wanted, host, journal)?;
-    for step in &steps {
-        if !journal.has(step) {
-            journal.note(step.clone())?;
-        }
-        step.make(&host.rtnl)?;
-    }
+    make(&steps, host, journal)?;
 
     let mut clamping = arrivals.clone();
     clamping.extend(host.departures().into_iter().filter(|link| !arrivals.contains(link)));
@@ -174,7 +121,8 @@ fn set_up(request: &Request, host: &Host, bpf: &Path, journal: &mut Journal) -> 
     for link in &arrivals {
         if request.decap == Decap::Kernel {
             let interface = link.name.clone();
-            unwrapping.push(Unwrapping { interface, mode: "kernel".to_owned(), fell_back: None });
+            let mode = "kernel".to_owned();
+            unwrapping.push(Unwrapping { interface, mode, frags: false, fell_back: None });
             continue;
         }
         let done = attach::unwrapping(journal, &host.rtnl, &mut loaded, bpf, link, request.mode, fresh)?;
@@ -189,10 +137,7 @@ fn set_up(request: &Request, host: &Host, bpf: &Path, journal: &mut Journal) -> 
         }
     }
 
-    // Everything wanted is in place; now what only an earlier `up` wanted goes.
-    for note in journal.undo(&host.rtnl, |step| !steps.iter().any(|wanted| wanted.same_thing(step)))? {
-        println!("note: {note}");
-    }
+    undo_all_but(&steps, host, journal)?;
     maps.forget_all_but(&knowledge)?;
     let has_no_pin = |step: &&Step| matches!(step, Step::Program { pin, .. } if !pin.exists());
     Ok(Setup {
@@ -204,18 +149,77 @@ fn set_up(request: &Request, host: &Host, bpf: &Path, journal: &mut Journal) -> 
         mtu,
         mss_v4: mss.0,
         mss_v6: mss.1,
+        gue_port,
         programs,
         tc_filters: journal.steps().iter().any(|step| has_no_pin(&step)),
         own,
     })
 }
 
+/// For packets that arrive as clients sent them: addresses and sysctls, and none of the programs of an earlier `up`.
+fn without_programs(
+    request: &Request,
+    host: &Host,
+    bpf: &Path,
+    journal: &mut Journal,
+    arrivals: &[&Link],
+) -> anyhow::Result<Setup> {
+    let outlets = host.outlets(arrivals);
+    let wanted =
+        Wanted { vips: &request.vips, vip_devices: request.vip_devices(), arrivals: &outlets, tunnels: &[] };
+    let steps = plan::steps(&wanted, host, journal)?;
+    make(&steps, host, journal)?;
+    undo_all_but(&steps, host, journal)?;
+    tables::unpin(bpf)?;
+    let as_it_is = |link: &&Link| {
+        let mode = "none".to_owned();
+        Unwrapping { interface: link.name.clone(), mode, frags: false, fell_back: None }
+    };
+    Ok(Setup {
+        from: Vec::new(),
+        vips: request.vips.clone(),
+        decap: request.decap,
+        unwrapping: arrivals.iter().map(as_it_is).collect(),
+        clamping: Vec::new(),
+        mtu: 0,
+        mss_v4: 0,
+        mss_v6: 0,
+        gue_port: 0,
+        programs: 0,
+        tc_filters: false,
+        own: Vec::new(),
+    })
+}
+
+fn make(steps: &[Step], host: &Host, journal: &mut Journal) -> anyhow::Result<()> {
+    for step in steps {
+        if !journal.has(step) {
+            journal.note(step.clone())?;
+        }
+        step.make(&host.rtnl)?;
+    }
+    Ok(())
+}
+
+/// Everything wanted is in place; now what only an earlier `up` wanted goes.
+fn undo_all_but(steps: &[Step], host: &Host, journal: &mut Journal) -> anyhow::Result<()> {
+    for note in journal.undo(&host.rtnl, |step| !steps.iter().any(|wanted| wanted.same_thing(step)))? {
+        println!("note: {note}");
+    }
+    Ok(())
+}
+
 fn tell(setup: &Setup, request: &Request, repeated: bool) {
     let join = |words: &mut dyn Iterator<Item = String>| words.collect::<Vec<_>>().join(", ");
     for done in &setup.unwrapping {
         let mode = match done.mode.as_str() {
+            "none" => {
+                println!("Taking packets on {} as clients sent them.", done.interface);
+                continue;
+            }
             "kernel" => "the kernel's tunnel devices".to_owned(),
             "tc" => "tc".to_owned(),
+            xdp if done.frags => format!("{xdp} XDP, of packets in several buffers"),
             xdp => format!("{xdp} XDP"),
         };
         if let Some(why) = &done.fell_back {
@@ -226,6 +230,9 @@ fn tell(setup: &Setup, request: &Request, repeated: bool) {
         }
         println!("Unwrapping on {} in {mode}, from {}.", done.interface, setup.from.join(", "));
     }
+    if setup.gue_port != 0 {
+        println!("Unwrapping GUE on UDP port {} as well.", setup.gue_port);
+    }
     if request.from.iter().any(Prefix::is_empty) {
         eprintln!("warning: --from allows every address: anyone can send wrapped packets to the VIPs here");
     }
@@ -235,13 +242,15 @@ fn tell(setup: &Setup, request: &Request, repeated: bool) {
     let devices = request.vip_devices();
     let device = |vip: &IpAddr| if vip.is_ipv4() { devices.0 } else { devices.1 };
     println!("Holding {}.", join(&mut setup.vips.iter().map(|vip| format!("{vip} on {}", device(vip)))));
-    println!(
-        "Announcing TCP segments of at most {} bytes (IPv4) and {} bytes (IPv6) on {}, for an MTU of {}.",
-        setup.mss_v4,
-        setup.mss_v6,
-        setup.clamping.join(", "),
-        setup.mtu
-    );
+    if !setup.clamping.is_empty() {
+        println!(
+            "Announcing TCP segments of at most {} bytes (IPv4) and {} bytes (IPv6) on {}, for an MTU of {}.",
+            setup.mss_v4,
+            setup.mss_v6,
+            setup.clamping.join(", "),
+            setup.mtu
+        );
+    }
     if repeated {
         println!("What was set up before was changed to this.");
     }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use weir_abi::agent::{Clamp, ClampReason, Reason, SegmentLimits, Verdict};
+use weir_abi::agent::{Clamp, ClampReason, GuePort, Reason, SegmentLimits, Verdict};
 use weir_abi::{Address, Family};
 use weir_datapath::decap::{self, AgentTables};
 use weir_datapath::mss::{self as clamp, LeavingFrame, SegmentTables};
@@ -15,6 +15,9 @@ use crate::image::director_address;
 
 /// The largest segment sizes the VIPs may announce, IPv4 and IPv6.
 const LIMITS: (u16, u16) = (1420, 1400);
+
+/// The port that GUE comes to.
+const GUE_PORT: u16 = 6080;
 
 /// The agent's tables, by the addresses of the fixtures. Remembers what was counted.
 #[derive(Default)]
@@ -48,6 +51,9 @@ impl AgentTables for Agent {
     }
     fn is_vip(&self, family: Family, address: Address) -> bool {
         is_vip(address.to_ip(family))
+    }
+    fn gue_port(&self) -> GuePort {
+        GuePort::new(GUE_PORT)
     }
     fn count(&self, reason: Reason, bytes: u64) {
         self.unwrapped.borrow_mut().push((reason, bytes));
@@ -106,17 +112,24 @@ impl LeavingFrame for Pulled {
 }
 
 /// A frame that arrives at a real server: counted once; passed as it came; unwrapped only if a director sent it here with a
-/// VIP inside, and then to what was inside; no more of it is read than the programs make readable.
+/// VIP inside, and then to what was inside, its VLAN tags kept; where tags are not looked behind, tagged frames are passed
+/// and no more of the others is read than the programs make readable.
 pub fn unwrap(data: &[u8]) {
     let agent = Agent::default();
     let mut frame = Pulled::new(data, usize::MAX / 2);
-    let reason = decap::unwrap(&mut frame, &agent);
+    let reason = decap::unwrap_tagged(&mut frame, &agent);
     assert_eq!(*agent.unwrapped.borrow(), [(reason, data.len() as u64)], "counted other than once");
 
     let mut pulled = Pulled::new(data, decap::HEAD_LEN);
     let again = decap::unwrap(&mut pulled, &agent);
-    assert_eq!(again, reason, "more is read than the first HEAD_LEN bytes");
-    assert_eq!(pulled.frame.bytes(), frame.frame.bytes(), "more is read than the first HEAD_LEN bytes");
+    let link = bytes::link_len(data);
+    if data.len() >= bytes::ETHERNET && link != bytes::ETHERNET {
+        assert_eq!(again, Reason::VlanTagged);
+        assert_eq!(pulled.frame.bytes(), data, "tagged and passed, but changed");
+    } else {
+        assert_eq!(again, reason, "more is read than the first HEAD_LEN bytes");
+        assert_eq!(pulled.frame.bytes(), frame.frame.bytes(), "more is read than the first HEAD_LEN bytes");
+    }
 
     let output = frame.frame.bytes();
     match reason.verdict() {
@@ -131,18 +144,43 @@ pub fn unwrap(data: &[u8]) {
 
 /// Whether a frame is a packet in a packet from a director to this machine.
 fn director_sent(frame: &[u8]) -> bool {
-    let outer = bytes::ip(bytes::version(frame), &frame[bytes::ETHERNET..]);
-    is_director(outer.source) && is_own(outer.destination) && matches!(outer.protocol, 4 | 41)
+    let packet = &frame[bytes::link_len(frame)..];
+    let outer = bytes::ip(bytes::version(frame), packet);
+    let wraps = match outer.protocol {
+        4 | 41 => true,
+        17 => bytes::port(packet, &outer) == GUE_PORT,
+        _ => false,
+    };
+    is_director(outer.source) && is_own(outer.destination) && wraps
+}
+
+/// Where the inner packet of an outer one begins, and its version.
+fn inside(packet: &[u8], outer: &bytes::Ip) -> (usize, u8) {
+    let version = |protocol: u8| if protocol == 4 { 4 } else { 6 };
+    if outer.protocol != 17 {
+        return (outer.header_len, version(outer.protocol));
+    }
+    // Variant 1 of GUE has no header; variant 0 has one of four bytes, whose second is the protocol.
+    let gue = outer.header_len + 8;
+    match packet[gue] >> 4 {
+        0 => {
+            assert!(matches!(packet[gue..gue + 4], [0, 4 | 41, 0, 0]), "unwrapped, but no plain GUE");
+            (gue + 4, version(packet[gue + 1]))
+        }
+        version @ (4 | 6) => (gue, version),
+        _ => panic!("unwrapped, but no GUE"),
+    }
 }
 
 /// Checks that `output` is what is inside `input`, every byte of it but the congestion mark.
 fn check_unwrapped(input: &[u8], output: &[u8]) {
-    let outer = bytes::ip(bytes::version(input), &input[bytes::ETHERNET..]);
-    let packet = &input[bytes::ETHERNET + outer.header_len..];
-    let version = if outer.protocol == 4 { 4 } else { 6 };
+    let link = bytes::link_len(input);
+    let outer = bytes::ip(bytes::version(input), &input[link..]);
+    let (at, version) = inside(&input[link..], &outer);
+    let packet = &input[link + at..];
     let inner = bytes::ip(version, packet);
     assert!(is_vip(inner.destination), "unwrapped, but {} is no VIP", inner.destination);
-    assert_eq!(output[..12], input[..12], "Ethernet addresses");
+    assert_eq!(output[..link - 2], input[..link - 2], "Ethernet addresses and tags");
     assert_eq!(bytes::version(output), version, "EtherType");
 
     // RFC 6040, figure 4; the one forbidden combination must not come here.
@@ -156,7 +194,7 @@ fn check_unwrapped(input: &[u8], output: &[u8]) {
     if version == 4 {
         expected[1] = class;
         // The checksum is not ours to know, only that it is as right or wrong as before.
-        let got = &output[bytes::ETHERNET..];
+        let got = &output[link..];
         expected[10..12].copy_from_slice(&got[10..12]);
         let (before, after) = (bytes::sum(&packet[..inner.header_len]), bytes::sum(&got[..inner.header_len]));
         assert_eq!(before, after, "the checksum does not follow the mark");
@@ -165,7 +203,7 @@ fn check_unwrapped(input: &[u8], output: &[u8]) {
         expected[0] = expected[0] & 0xf0 | class >> 4;
         expected[1] = expected[1] & 0x0f | class << 4;
     }
-    assert_eq!(output[bytes::ETHERNET..], expected, "unwrapped to something else than what was inside");
+    assert_eq!(output[link..], expected, "unwrapped to something else than what was inside");
 }
 
 /// A frame that leaves a real server: counted once; of a VIP's first segments the announced size is lowered to the limit

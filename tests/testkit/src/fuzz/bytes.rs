@@ -5,9 +5,19 @@ use std::net::IpAddr;
 /// Length of an Ethernet header.
 pub(super) const ETHERNET: usize = 14;
 
-/// IP version by the EtherType.
+/// Length of a frame's Ethernet header and VLAN tags, as far as they are there.
+pub(super) fn link_len(frame: &[u8]) -> usize {
+    let mut len = ETHERNET;
+    while let Some([0x81, 0x00] | [0x88, 0xa8]) = frame.get(len - 2..len) {
+        len += 4;
+    }
+    len
+}
+
+/// IP version by the EtherType behind all tags.
 pub(super) fn version(frame: &[u8]) -> u8 {
-    match frame[12..14] {
+    let link = link_len(frame);
+    match frame[link - 2..link] {
         [0x08, 0x00] => 4,
         [0x86, 0xdd] => 6,
         _ => panic!("neither IPv4 nor IPv6"),

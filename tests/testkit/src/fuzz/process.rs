@@ -138,5 +138,8 @@ impl decap::AgentTables for RealServers<'_> {
     fn is_vip(&self, family: Family, address: Address) -> bool {
         self.0.specs.iter().any(|spec| spec.has_vip(address.to_ip(family)))
     }
+    fn gue_port(&self) -> agent::GuePort {
+        agent::GuePort::new(6080)
+    }
     fn count(&self, _: agent::Reason, _: u64) {}
 }
