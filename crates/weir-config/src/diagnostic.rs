@@ -26,6 +26,8 @@ impl fmt::Display for Position {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Error {
+    /// The file it is in, if not the configuration itself.
+    pub file: Option<String>,
     /// Where; `None` if it concerns the file as a whole.
     pub position: Option<Position>,
     /// What is wrong, without a full stop.
@@ -34,7 +36,7 @@ pub struct Error {
     pub help: String,
 }
 
-/// Everything that is wrong with a file, by position; never empty.
+/// Everything that is wrong with a file, and then with files it names, by position; never empty.
 ///
 /// Shown, each is `PATH:LINE:COLUMN: MESSAGE` and below it `  help: ADVICE`, with no line break at the very end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,15 +46,24 @@ pub struct Errors {
 }
 
 impl Errors {
-    pub(crate) fn new(path: &str, mut errors: Vec<Error>) -> Self {
-        errors.sort_by_key(|error| error.position);
+    /// The first hundred of `errors` by file and position. `uncounted`: how many more there are than these.
+    pub(crate) fn new(path: &str, mut errors: Vec<Error>, uncounted: usize) -> Self {
+        errors.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
         errors.dedup();
+        let more = errors.len().saturating_sub(MAX_ERRORS) + uncounted;
+        if more > 0 {
+            errors.truncate(MAX_ERRORS);
+            let last = errors.last().map(|last| (last.file.clone(), last.position));
+            let (file, position) = last.unwrap_or_default();
+            let help = "correct the first ones and look again; many have one cause".into();
+            errors.push(Error { file, position, message: format!("and {more} more"), help });
+        }
         Self { path: path.to_owned(), errors }
     }
 
     /// A single error about the file as a whole.
     pub(crate) fn whole_file(path: &str, message: String, help: String) -> Self {
-        Self { path: path.to_owned(), errors: vec![Error { position: None, message, help }] }
+        Self { path: path.to_owned(), errors: vec![Error { file: None, position: None, message, help }] }
     }
 
     /// What the file was called when it was read.
@@ -60,7 +71,7 @@ impl Errors {
         &self.path
     }
 
-    /// The errors by position; never empty.
+    /// The errors by file (the configuration first) and position; never empty.
     pub fn as_slice(&self) -> &[Error] {
         &self.errors
     }
@@ -70,7 +81,7 @@ impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, error) in self.errors.iter().enumerate() {
             let separator = if i == 0 { "" } else { "\n" };
-            write!(f, "{separator}{}:", self.path)?;
+            write!(f, "{separator}{}:", error.file.as_ref().unwrap_or(&self.path))?;
             if let Some(position) = error.position {
                 write!(f, "{position}:")?;
             }
@@ -115,7 +126,7 @@ pub(crate) struct Report<'a> {
 }
 
 /// As many errors are shown; who has more has the wrong file.
-const MAX_ERRORS: usize = 100;
+pub(crate) const MAX_ERRORS: usize = 100;
 
 impl<'a> Report<'a> {
     pub(crate) fn new(path: &'a str, text: &'a str) -> Self {
@@ -136,12 +147,12 @@ impl<'a> Report<'a> {
 
     pub(crate) fn error(&mut self, span: &Span, message: impl Into<String>, help: impl Into<String>) {
         let position = Some(self.position(span));
-        self.errors.push(Error { position, message: message.into(), help: help.into() });
+        self.errors.push(Error { file: None, position, message: message.into(), help: help.into() });
     }
 
     /// An error that has no place of its own.
     pub(crate) fn whole_file(&mut self, message: impl Into<String>, help: impl Into<String>) {
-        self.errors.push(Error { position: None, message: message.into(), help: help.into() });
+        self.errors.push(Error { file: None, position: None, message: message.into(), help: help.into() });
     }
 
     pub(crate) fn warning(&mut self, span: &Span, message: impl Into<String>) {
@@ -155,17 +166,7 @@ impl<'a> Report<'a> {
             self.warnings.sort_by_key(|warning| warning.position);
             return Ok(self.warnings);
         }
-        let mut errors = Errors::new(self.path, self.errors);
-        let more = errors.errors.len().saturating_sub(MAX_ERRORS);
-        if more > 0 {
-            errors.errors.truncate(MAX_ERRORS);
-            errors.errors.push(Error {
-                position: errors.errors.last().and_then(|last| last.position),
-                message: format!("and {more} more"),
-                help: "correct the first ones and look again; many have one cause".into(),
-            });
-        }
-        Err(errors)
+        Err(Errors::new(self.path, self.errors, 0))
     }
 }
 

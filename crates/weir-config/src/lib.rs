@@ -4,7 +4,8 @@
 //! Invariant: a [`Config`] is valid by construction; whatever is wrong with a file is found here, all of it at once,
 //! each with the place, a sentence and advice.
 //!
-//! `file -> Raw (tables with places, `section`) -> Config (`director`, `service`, `backend`)`
+//! `file -> Raw (tables with places, `section`) -> Config (`director`, `service`, `backend`)`, and [`load`] goes on:
+//! `-> lists of clients (`sources_file`)`
 //!
 //! What each key means is in the configuration reference (docs/src/config.md) and on the fields of [`Director`],
 //! [`Service`] and [`Backend`].
@@ -28,15 +29,22 @@
 //! );
 //! ```
 
+mod address;
 mod backend;
+mod balancing;
 mod diagnostic;
 mod director;
 mod hash_key;
 mod model;
+mod prefix;
 mod render;
 mod section;
+mod seen;
 mod service;
+mod sources;
+mod sources_file;
 mod value;
+mod words;
 
 use std::fs::File;
 use std::io::Read as _;
@@ -46,14 +54,22 @@ use toml::de::DeTable;
 
 use crate::diagnostic::Report;
 use crate::section::{Key, Kind, Section};
+use crate::seen::Seen;
+use crate::sources::Entry;
+use crate::sources_file::{Faults, MAX_SOURCES};
 
 pub use diagnostic::{Error, Errors, Position, Warning};
 pub use hash_key::{HashKeyError, parse_hash_key};
 pub use model::{
-    Advertise, Backend, Config, Director, Encapsulation, InterfaceName, NoBackend, Protocol, RingSlots,
-    Scheduler, Service, ServiceKey, XdpMode,
+    Backend, Config, Director, InterfaceName, RingSlots, ServerIds, Service, ServiceKey, Source,
 };
+pub use prefix::Prefix;
 pub use render::effective_toml;
+pub use sources::{SourceAction, SourceRule, Sources};
+pub use words::{
+    Advertise, Encapsulation, GueChecksum, HashBy, NoBackend, Protocol, Scheduler, ServerIdScheme, State,
+    Tracking, XdpMode,
+};
 
 /// Bytes a file may have: ten thousand services with ten backends each fit.
 pub const MAX_FILE_BYTES: usize = 16 << 20;
@@ -66,7 +82,7 @@ const KIND: Kind = Kind {
     ],
 };
 
-/// Reads a configuration file.
+/// Reads a configuration file and the sources files it names.
 pub fn load(path: &Path) -> Result<Config, Errors> {
     let label = path.display().to_string();
     let cannot_read = |error: std::io::Error| {
@@ -83,7 +99,7 @@ pub fn load(path: &Path) -> Result<Config, Errors> {
         .and_then(|file| file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes))
         .map_err(cannot_read)?;
     match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(&label, text),
+        Ok(text) => with_files(&label, understand(&label, text)?),
         // Cut off within a character, or not a text to begin with.
         Err(_) if bytes.len() > MAX_FILE_BYTES => Err(too_large(&label)),
         Err(error) => {
@@ -95,8 +111,24 @@ pub fn load(path: &Path) -> Result<Config, Errors> {
     }
 }
 
-/// Reads a configuration from `text`; errors and warnings call it `path`.
+/// Reads a configuration from `text`; errors and warnings call it `path`. No file is read: what a
+/// [`Service::sources_file`] says is not known.
 pub fn parse(path: &str, text: &str) -> Result<Config, Errors> {
+    understand(path, text).map(|(config, _)| config)
+}
+
+/// A sources file that is still to be read.
+struct SourcesFile {
+    /// Index of its service.
+    service: usize,
+    /// Where it is named.
+    position: Position,
+    /// What the configuration itself says of the service's clients.
+    entries: Vec<Entry>,
+}
+
+/// A configuration but for its sources files, and those.
+fn understand(path: &str, text: &str) -> Result<(Config, Vec<SourcesFile>), Errors> {
     if text.len() > MAX_FILE_BYTES {
         return Err(too_large(path));
     }
@@ -115,9 +147,11 @@ pub fn parse(path: &str, text: &str) -> Result<Config, Errors> {
     let director = file
         .table(&mut report, "director", &director::KIND)
         .and_then(|section| director::read(&section, &mut report));
-    let director_slots = director.as_ref().map_or(RingSlots::Automatic, |director| director.ring_slots);
+    let director_slots = director.as_ref().map_or(RingSlots::Automatic, |(director, _)| director.ring_slots);
     let sections = file.tables(&mut report, "service", &service::KIND);
-    let services = service::read_all(&sections, director_slots, &mut report);
+    let mut seen = Seen::default();
+    let read = service::read_all(&sections, director_slots, &mut seen, &mut report);
+    seen.finish(director.as_ref(), &mut report);
     if sections.is_empty() {
         report.warning(
             &(0..0),
@@ -125,7 +159,63 @@ pub fn parse(path: &str, text: &str) -> Result<Config, Errors> {
         );
     }
     let warnings = report.finish()?;
-    Ok(Config { director: director.expect("whatever is wrong has been reported"), services, warnings })
+    let (director, _) = director.expect("whatever is wrong has been reported");
+    let mut services = Vec::with_capacity(read.len());
+    let mut files = Vec::new();
+    for (index, read) in read.into_iter().enumerate() {
+        services.push(read.service);
+        files.extend(read.file.map(|position| SourcesFile {
+            service: index,
+            position,
+            entries: read.entries,
+        }));
+    }
+    Ok((Config { director, services, warnings }, files))
+}
+
+/// Adds what the sources files say.
+fn with_files(label: &str, understood: (Config, Vec<SourcesFile>)) -> Result<Config, Errors> {
+    let (mut config, files) = understood;
+    let (mut errors, mut uncounted) = (Vec::new(), 0);
+    let mut prefixes: usize = config.services.iter().map(|service| service.sources.len()).sum();
+    for SourcesFile { service, position, entries } in files {
+        let service = &mut config.services[service];
+        let path = service.sources_file.as_deref().expect("one that names a file");
+        let shown = path.display().to_string();
+        let mut faults = Faults::new(&shown);
+        let read = sources_file::open(path)
+            .and_then(|file| sources_file::read(file, service, label, entries, &mut faults));
+        errors.append(&mut faults.errors);
+        uncounted += faults.more;
+        let mut here = |message: String, help: &str| {
+            errors.push(Error { file: None, position: Some(position), message, help: help.to_owned() });
+        };
+        match read {
+            Ok(sources) => {
+                prefixes += sources.len() - service.sources.len();
+                if prefixes > MAX_SOURCES {
+                    let message =
+                        format!("with {shown} there are more than {MAX_SOURCES} prefixes of clients");
+                    here(message, "give shorter prefixes, or split the services between directors");
+                    break;
+                }
+                if sources.is_empty() {
+                    let message = format!("{shown} says nothing of any client; all are allowed");
+                    config.warnings.push(Warning { path: label.to_owned(), position, message });
+                }
+                service.sources = sources;
+            }
+            Err(error) => here(
+                format!("cannot read the sources of service {} from {shown}: {error}", service.name),
+                "create the file, make it readable to the user weir runs as, or correct `sources_file`",
+            ),
+        }
+    }
+    if errors.is_empty() {
+        config.warnings.sort_by_key(|warning| warning.position);
+        return Ok(config);
+    }
+    Err(Errors::new(label, errors, uncounted))
 }
 
 /// What the TOML parser says, where needed in other words, and what to do about it.

@@ -96,6 +96,18 @@ impl<T> Field<T> {
         }
     }
 
+    /// What is in force: the value, or `default` where there is none. `None` if it was wrong.
+    pub(crate) fn in_force(&self, default: T) -> Option<T>
+    where
+        T: Copy,
+    {
+        match self {
+            Self::Absent => Some(default),
+            Self::Wrong => None,
+            Self::Given(found) => Some(found.value),
+        }
+    }
+
     pub(crate) fn given(&self) -> Option<&Located<T>> {
         if let Self::Given(found) = self { Some(found) } else { None }
     }
@@ -160,6 +172,37 @@ impl<'d> Section<'d> {
                 None
             }
         }
+    }
+
+    /// The elements of the array `name`, each as `parse` understands it; none if there is no such key. `None` if any of
+    /// them is wrong: each of those is reported at its own place.
+    pub(crate) fn read_each<T>(
+        &self,
+        report: &mut Report<'_>,
+        name: &'static str,
+        mut parse: impl FnMut(&'d DeValue<'d>) -> Result<T, Wrong>,
+    ) -> Option<Vec<Located<T>>> {
+        let elements = self.read(report, name, |value| match value {
+            DeValue::Array(elements) => Ok(elements),
+            _ => Err(Wrong::type_of(value, "an array")),
+        });
+        let elements = match elements {
+            Field::Absent => return Some(Vec::new()),
+            Field::Wrong => return None,
+            Field::Given(elements) => elements.value,
+        };
+        let mut all_right = true;
+        let mut read = Vec::with_capacity(elements.len());
+        for element in elements {
+            match parse(element.get_ref()) {
+                Ok(value) => read.push(Located { span: element.span(), value }),
+                Err(wrong) => {
+                    self.wrong(report, name, &element.span(), wrong);
+                    all_right = false;
+                }
+            }
+        }
+        all_right.then_some(read)
     }
 
     /// The one table `name`.

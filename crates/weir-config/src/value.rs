@@ -1,9 +1,8 @@
 //! Single values: what may be written, and what it means.
 //!
-//! Owns: the reading of one value at a time. May not touch: other keys, other tables.
+//! Owns: the reading of one value at a time, but for addresses (`address`). May not touch: other keys, other tables.
 //! Invariant: whoever gets a value from here need not check it again by itself.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use toml::de::DeValue;
 
 use crate::model::{InterfaceName, RingSlots};
 use crate::section::{Wrong, closest};
+use crate::words::Word;
 
 /// A day: the longest draining may take.
 const DAY: u64 = 24 * 60 * 60;
@@ -32,110 +32,27 @@ pub(crate) fn integer(value: &DeValue<'_>, range: RangeInclusive<u32>) -> Result
 }
 
 /// One of an enumeration's words.
-pub(crate) fn word<T: Copy>(value: &DeValue<'_>, words: &[(&'static str, T)]) -> Result<T, Wrong> {
+pub(crate) fn word<T: Word>(value: &DeValue<'_>) -> Result<T, Wrong> {
     let written = text(value)?;
-    if let Some(&(_, found)) = words.iter().find(|(word, _)| *word == written) {
+    if let Some(&(_, found)) = T::WORDS.iter().find(|(word, _)| *word == written) {
         return Ok(found);
     }
+    let names = || T::WORDS.iter().map(|(word, _)| *word);
+    let folded = written.to_lowercase();
+    let known_as = T::KNOWN_AS.iter().find(|(other, _)| *other == folded).map(|(_, word)| *word);
     let wrong = Wrong::new(format!("cannot be \"{}\"", written.escape_debug()));
-    let names = || words.iter().map(|(word, _)| *word);
-    Err(wrong.help(match (words, closest(&written.to_lowercase(), names())) {
-        (_, Some(name)) => format!("did you mean \"{name}\"?"),
-        ([(only, _)], None) => format!("the only one available is \"{only}\""),
-        (_, None) => format!(
+    Err(wrong.help(match known_as.or_else(|| closest(&folded, names())) {
+        Some(name) => format!("did you mean \"{name}\"?"),
+        None => format!(
             "available are {}",
             names().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
         ),
     }))
 }
 
-/// An address of either family that one machine can have.
-pub(crate) fn address(value: &DeValue<'_>) -> Result<IpAddr, Wrong> {
-    let address = next_hop(value)?;
-    match address {
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-            Err(Wrong::new(format!("cannot be the link-local address {v6}"))
-                .help("give an address that means the same on every link"))
-        }
-        _ => Ok(address),
-    }
-}
-
-/// The same, and it may belong to one link only.
-pub(crate) fn next_hop(value: &DeValue<'_>) -> Result<IpAddr, Wrong> {
-    let written = text(value)?;
-    let address: IpAddr = written.parse().map_err(|_| not_an_address(written))?;
-    let refused = match address {
-        IpAddr::V4(v4) => refused_v4(v4),
-        IpAddr::V6(v6) => refused_v6(v6),
-    };
-    match refused {
-        None => Ok(address),
-        Some("mapped") => {
-            let plain = address.to_canonical();
-            Err(Wrong::new(format!("cannot be the IPv4-mapped address {address}"))
-                .help(format!("write \"{plain}\"")))
-        }
-        Some(what) => Err(Wrong::new(format!("cannot be {address}, which is {what} address"))
-            .help("give the address of one machine")),
-    }
-}
-
-fn refused_v4(address: Ipv4Addr) -> Option<&'static str> {
-    if address.octets()[0] == 0 {
-        Some("an unspecified")
-    } else if address.is_loopback() {
-        Some("a loopback")
-    } else if address.is_multicast() {
-        Some("a multicast")
-    } else {
-        address.is_broadcast().then_some("the broadcast")
-    }
-}
-
-fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
-    if address.is_unspecified() {
-        Some("an unspecified")
-    } else if address.is_loopback() {
-        Some("a loopback")
-    } else if address.is_multicast() {
-        Some("a multicast")
-    } else {
-        address.to_ipv4_mapped().map(|_| "mapped")
-    }
-}
-
-fn not_an_address(written: &str) -> Wrong {
-    let wrong = Wrong::new(format!("is not an IP address: \"{}\"", written.escape_debug()));
-    if written.contains('%') {
-        return wrong.help("give an address without a zone, one that means the same on every link");
-    }
-    let bare = written.split('/').next().unwrap_or_default().trim_matches(['[', ']', ' ']);
-    if bare.parse::<IpAddr>().is_ok() {
-        return wrong.help(format!("write \"{bare}\": no brackets, prefix length or spaces"));
-    }
-    let hostname = written.contains(|c: char| c.is_ascii_alphabetic()) && !written.contains(':');
-    if hostname {
-        wrong.help("write the address itself; names are not looked up")
-    } else {
-        wrong.help("write an IPv4 address such as \"192.0.2.10\" or an IPv6 address such as \"2001:db8::10\"")
-    }
-}
-
-/// An address of IPv4.
-pub(crate) fn ipv4(value: &DeValue<'_>) -> Result<Ipv4Addr, Wrong> {
-    match address(value)? {
-        IpAddr::V4(v4) => Ok(v4),
-        IpAddr::V6(v6) => Err(Wrong::new(format!("must be an IPv4 address, not {v6}"))),
-    }
-}
-
-/// An address of IPv6.
-pub(crate) fn ipv6(value: &DeValue<'_>) -> Result<Ipv6Addr, Wrong> {
-    match address(value)? {
-        IpAddr::V6(v6) => Ok(v6),
-        IpAddr::V4(v4) => Err(Wrong::new(format!("must be an IPv6 address, not {v4}"))),
-    }
+/// Yes or no.
+pub(crate) fn boolean(value: &DeValue<'_>) -> Result<bool, Wrong> {
+    value.as_bool().ok_or_else(|| Wrong::type_of(value, "true or false"))
 }
 
 /// A port, or 0 for `"*"`.
@@ -240,6 +157,16 @@ pub(crate) fn weight(value: &DeValue<'_>) -> Result<u16, Wrong> {
     integer(value, 0..=65535).map(|weight| weight as u16)
 }
 
+/// Flows a second that may enter the flow table; `None` is as many as there are.
+pub(crate) fn new_flow_budget(value: &DeValue<'_>) -> Result<Option<u32>, Wrong> {
+    match integer(value, 0..=100_000_000)? {
+        0 => Ok(None),
+        flows @ 64.. => Ok(Some(flows)),
+        flows => Err(Wrong::new(format!("must be 0 or 64 to 100000000, not {flows}"))
+            .help("write 64 or more, or 0 for no limit")),
+    }
+}
+
 /// The number of a ring's slots; 0 is automatic.
 pub(crate) fn ring_slots(value: &DeValue<'_>) -> Result<RingSlots, Wrong> {
     match integer(value, 0..=1 << 20)? {
@@ -256,6 +183,11 @@ pub(crate) fn ring_slots(value: &DeValue<'_>) -> Result<RingSlots, Wrong> {
 /// The number of entries of the flow table, rounded up to a power of two.
 pub(crate) fn flow_table_entries(value: &DeValue<'_>) -> Result<u32, Wrong> {
     integer(value, 8192..=1 << 28).map(u32::next_power_of_two)
+}
+
+/// The number of entries of the fragment table, rounded up to a power of two.
+pub(crate) fn fragment_table_entries(value: &DeValue<'_>) -> Result<u32, Wrong> {
+    integer(value, 8..=1 << 24).map(u32::next_power_of_two)
 }
 
 /// A path that means the same wherever the process was started.

@@ -60,82 +60,188 @@ fn slots() -> impl Strategy<Value = String> {
     prop_oneof![Just(0), (10_u32..=20).prop_map(|log| 1 << log)].prop_map(|slots: u32| slots.to_string())
 }
 
+fn boolean() -> impl Strategy<Value = String> {
+    any::<bool>().prop_map(|yes| yes.to_string())
+}
+
+fn word(words: &[&'static str]) -> impl Strategy<Value = String> + use<> {
+    select(words.to_vec()).prop_map(|word| format!("{word:?}"))
+}
+
+fn integer(range: std::ops::RangeInclusive<u32>) -> impl Strategy<Value = String> {
+    range.prop_map(|number| number.to_string())
+}
+
+/// An address or a prefix, no bit set below it, that begins with `head`.
+fn prefix(head: IpAddr, from: u8) -> impl Strategy<Value = String> {
+    let bits = if head.is_ipv4() { 32 } else { 128 };
+    (any::<u128>(), from..=bits, any::<bool>()).prop_map(move |(low, len, alone)| {
+        let network: IpAddr = match head {
+            IpAddr::V4(head) => {
+                let low = low as u32 & (u32::MAX >> from);
+                Ipv4Addr::from_bits(
+                    (head.to_bits() | low) & u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0),
+                )
+                .into()
+            }
+            IpAddr::V6(head) => {
+                let low = low & (u128::MAX >> from);
+                Ipv6Addr::from_bits(
+                    (head.to_bits() | low) & u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0),
+                )
+                .into()
+            }
+        };
+        if len == bits && alone { format!("\"{network}\"") } else { format!("\"{network}/{len}\"") }
+    })
+}
+
 fn director() -> impl Strategy<Value = String> {
     let interfaces = prop::collection::btree_set("[a-z][a-z0-9.@_-]{0,14}", 1..=16)
         .prop_map(|names| format!("interfaces = {:?}\n", Vec::from_iter(names)));
-    (
+    let old = (
         interfaces,
-        maybe("xdp_mode", select(vec!["auto", "native", "generic"]).prop_map(|mode| format!("{mode:?}"))),
-        maybe("flow_table_entries", (8192_u32..=1 << 28).prop_map(|entries| entries.to_string())),
+        maybe("xdp_mode", word(&["auto", "native", "generic"])),
+        maybe("flow_table_entries", integer(8192..=1 << 28)),
         maybe("ring_slots", slots()),
         // Anything but NUL, written as TOML's literal strings write it.
         maybe("hash_key_file", "/[^\\p{Cc}']{0,20}".prop_map(|path| format!("'{path}'"))),
-        maybe("source_ipv4", Just("\"10.0.0.2\"".to_owned())),
-        maybe("source_ipv6", Just("\"2001:db8::2\"".to_owned())),
-    )
-        .prop_map(|(a, b, c, d, e, f, g)| format!("[director]\n{a}{b}{c}{d}{e}{f}{g}"))
-}
-
-/// A backend but for its address, which the service gives it.
-fn backend() -> impl Strategy<Value = String> {
-    (
-        maybe("weight", (0_u16..=65535).prop_map(|weight| weight.to_string())),
+        maybe("source_ipv4", prefix([10, 0, 0, 0].into(), 8)),
+        maybe("source_ipv6", prefix("100::".parse().unwrap(), 16)),
+    );
+    let new = (
+        maybe("gue_port", integer(1..=65535)),
+        maybe("gue_ipv6_checksum", word(&["computed", "zero"])),
+        maybe("answer_ping", boolean()),
+        maybe("send_too_big", boolean()),
+        maybe("icmp_rate", integer(0..=1_000_000)),
         maybe(
-            "mac",
-            any::<[u8; 5]>().prop_map(|m| {
-                format!("\"02:{:02x}:{:02X}-{:02x}:{:02x}:{:02x}\"", m[0], m[1], m[2], m[3], m[4])
+            "decapsulate",
+            prop::collection::btree_set(any::<u8>(), 0..=64).prop_map(|hosts| {
+                format!("{:?}", hosts.iter().map(|host| format!("10.7.0.{host}")).collect::<Vec<_>>())
             }),
         ),
-    )
-        .prop_map(|(weight, mac)| format!("{weight}{mac}"))
+        maybe("fragment_table_entries", integer(8..=1 << 24)),
+    );
+    (old, new).prop_map(|((a, b, c, d, e, f, g), (h, i, j, k, l, m, n))| {
+        format!("[director]\n{a}{b}{c}{d}{e}{f}{g}{h}{i}{j}{k}{l}{m}{n}")
+    })
 }
 
-fn service() -> impl Strategy<Value = (String, Vec<String>)> {
+/// A backend but for its address, which the service gives it; and whether it is another machine.
+fn backend() -> impl Strategy<Value = (String, bool)> {
+    let mac = any::<[u8; 5]>()
+        .prop_map(|m| format!("\"02:{:02x}:{:02X}-{:02x}:{:02x}:{:02x}\"", m[0], m[1], m[2], m[3], m[4]));
+    let remote =
+        (maybe("mac", mac), maybe("encapsulation", word(&["ipip", "gue"])), maybe("vlan", integer(1..=4094)))
+            .prop_map(|(a, b, c)| (format!("{a}{b}{c}local = false\n"), true));
+    let place = prop_oneof![4 => remote, 1 => Just(("local = true\n".to_owned(), false))];
+    (maybe("weight", integer(0..=65535)), maybe("state", word(&["up", "down"])), place)
+        .prop_map(|(a, b, (c, remote))| (format!("{a}{b}{c}"), remote))
+}
+
+/// How backends are chosen and what is remembered, of keys that go together.
+fn balancing() -> impl Strategy<Value = String> {
+    let by_source = (word(&["source", "source-and-port"]), maybe("source_prefix", integer(1..=32)))
+        .prop_map(|(hash, prefix)| format!("hash = {hash}\n{prefix}"));
+    let hash = prop_oneof![maybe("hash", word(&["flow", "port", "ports"])), by_source];
+    let ring = (hash, maybe("tracking", word(&["always", "never"])), maybe("scheduler", word(&["maglev"])))
+        .prop_map(|(a, b, c)| format!("{a}{b}{c}"));
+    let turns = word(&["rr", "wrr"]).prop_map(|scheduler| format!("scheduler = {scheduler}\n"));
+    let persistent = (word(&["maglev", "rr", "wrr"]), maybe("source_prefix", integer(1..=32))).prop_map(
+        |(scheduler, prefix)| {
+            format!("scheduler = {scheduler}\nhash = \"source\"\npersistence = true\n{prefix}")
+        },
+    );
+    let budget = maybe("new_flow_budget", prop_oneof![integer(0..=0), integer(64..=100_000_000)]);
+    (prop_oneof![ring, turns, persistent], budget).prop_map(|(a, b)| format!("{a}{b}"))
+}
+
+/// The protocol, and where packets carry ids, if they do.
+fn protocol() -> impl Strategy<Value = (String, bool)> {
+    let quic_lb = (maybe("quic_lb_rotation", integer(0..=6)), maybe("quic_lb_id_length", integer(1..=4)))
+        .prop_map(|(a, b)| (format!("protocol = \"udp\"\nserver_ids = \"quic-lb\"\n{a}{b}"), true));
+    let others = select(vec![("tcp", "tcp-option"), ("udp", "quic"), ("udp", "udp-stable")])
+        .prop_map(|(protocol, ids)| (format!("protocol = {protocol:?}\nserver_ids = {ids:?}\n"), true));
+    let none = word(&["tcp", "udp"]).prop_map(|protocol| (format!("protocol = {protocol}\n"), false));
+    prop_oneof![2 => none, 1 => quic_lb, 1 => others]
+}
+
+/// A service but for what its place among others gives it.
+#[derive(Clone, Debug)]
+struct Draft {
+    text: String,
+    ids: bool,
+    backends: Vec<(String, bool)>,
+}
+
+fn service() -> impl Strategy<Value = Draft> {
     (
+        protocol(),
+        balancing(),
         (
-            select(vec!["tcp", "udp"]),
-            maybe("encapsulation", Just("\"ipip\"".to_owned())),
-            maybe("scheduler", Just("\"maglev\"".to_owned())),
+            maybe("encapsulation", word(&["ipip", "gue"])),
             maybe("ring_slots", slots()),
-            maybe("no_backend", select(vec!["drop", "pass"]).prop_map(|word| format!("{word:?}"))),
+            maybe("no_backend", word(&["drop", "pass"])),
             maybe("idle_timeout", duration(10, 4)),
             maybe("drain", duration(0, 24)),
+            maybe("sources_file", "/[^\\p{Cc}']{0,20}".prop_map(|path| format!("'{path}'"))),
         ),
         prop::collection::vec(backend(), 0..5),
     )
-        .prop_map(|((protocol, b, c, d, e, f, g), backends)| {
-            (format!("protocol = {protocol:?}\n{b}{c}{d}{e}{f}{g}"), backends)
+        .prop_map(|((protocol, ids), balancing, (a, b, c, d, e, f), backends)| Draft {
+            text: format!("{protocol}{balancing}{a}{b}{c}{d}{e}{f}"),
+            ids,
+            backends,
         })
 }
 
 /// A file that is right.
 fn file() -> impl Strategy<Value = String> {
-    (director(), prop::collection::vec((service(), any::<[bool; 4]>()), 0..5)).prop_map(
+    (director(), prop::collection::vec((service(), any::<[bool; 6]>()), 0..5)).prop_map(
         |(mut text, services)| {
-            for (i, ((service, backends), [v6, v6_backend, named, any_port])) in (1..).zip(services) {
-                let vip: IpAddr = if v6 {
-                    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, i).into()
-                } else {
-                    Ipv4Addr::new(192, 0, 2, i as u8).into()
+            for (i, (draft, [v6, v6_backend, named, any_port, whole, clients])) in (1..).zip(services) {
+                let vip = match (v6, whole) {
+                    (true, false) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, i).to_string(),
+                    (false, false) => Ipv4Addr::new(192, 0, 2, i as u8).to_string(),
+                    (true, true) => format!("2001:db8:{i}::/{}", 48 + i),
+                    (false, true) => format!("192.1.{i}.0/{}", 24 + i),
                 };
                 writeln!(text, "[[service]]\nvip = \"{vip}\"").unwrap();
                 if named {
                     writeln!(text, "name = \"s{i}\"").unwrap();
                 }
                 text.push_str(if any_port { "port = \"*\"\n" } else { "port = 443\n" });
-                text.push_str(&service);
-                if !backends.is_empty() {
-                    text.push_str("[[service.backend]]\naddress = \"2001:db8:1::ffff\"\n");
+                text.push_str(&draft.text);
+                let net = |host: usize| {
+                    if v6 { format!("2001:db8:{host:x}::/48") } else { format!("10.{host}.0.0/16") }
+                };
+                if clients {
+                    writeln!(text, "allow = [{:?}, {:?}]\ndeny = [{:?}]", net(1), net(2), net(3)).unwrap();
                 }
-                for (j, backend) in (1..).zip(backends) {
+                if !draft.backends.is_empty() {
+                    text.push_str("[[service.backend]]\naddress = \"2001:db8:ff::ffff\"\n");
+                }
+                for (j, (backend, remote)) in (1..).zip(draft.backends) {
                     let (address, via): (IpAddr, &str) = if v6 || v6_backend {
-                        (Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, j).into(), "fe80::1")
+                        (Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, j).into(), "fe80::1")
                     } else {
                         (Ipv4Addr::new(10, 0, 0, j as u8).into(), "10.0.0.254")
                     };
                     writeln!(text, "[[service.backend]]\naddress = \"{address}\"\n{backend}").unwrap();
                     if named {
-                        writeln!(text, "name = \"rs{j}\"\nvia = \"{via}\"").unwrap();
+                        writeln!(text, "name = \"rs{j}\"").unwrap();
+                    }
+                    if named && remote {
+                        writeln!(text, "via = \"{via}\"").unwrap();
+                    }
+                    if draft.ids && named {
+                        writeln!(text, "server_id = {j}").unwrap();
+                    } else if draft.ids {
+                        writeln!(text, "server_ids = [{j}, {}]", j + 100).unwrap();
+                    }
+                    if clients {
+                        writeln!(text, "sources = [{:?}]", net(3 + usize::from(j))).unwrap();
                     }
                 }
             }
@@ -163,6 +269,15 @@ const PIECES: &[&str] = &[
     "via",
     "drain",
     "ring_slots",
+    "source_ipv6",
+    "decapsulate",
+    "hash",
+    "persistence",
+    "server_ids",
+    "server_id",
+    "allow",
+    "sources",
+    "local",
     " = ",
     "[",
     "]",
@@ -182,6 +297,12 @@ const PIECES: &[&str] = &[
     "\"eth0\"",
     "\"192.0.2.10\"",
     "\"2001:db8::1\"",
+    "\"192.0.2.0/24\"",
+    "\"::/0\"",
+    "/",
+    "\"source\"",
+    "\"quic\"",
+    "\"rr\"",
     "\"*\"",
     "\"tcp\"",
     "80",

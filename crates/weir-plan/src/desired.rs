@@ -130,7 +130,7 @@ pub fn ring_size(service: &Service) -> RingSize {
     }
 }
 
-/// An IPv6 VIP cannot have an IPv4 backend (the configuration refuses it).
+/// IPv6 in IPv4 has no number yet.
 fn encapsulation(vip: IpAddr, backend: IpAddr) -> Encapsulation {
     match (vip, backend) {
         (IpAddr::V4(_), IpAddr::V4(_)) => Encapsulation::Ip4InIp4,

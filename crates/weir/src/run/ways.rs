@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use weir_config::{Backend, Config, Service};
+use weir_config::{Backend, Config, Prefix, Service};
 use weir_kernel::net::{MacAddress, NextHop, NextHopError, NextHops, Pin, Rtnl};
 use weir_plan::Path;
 
@@ -167,9 +167,9 @@ fn look_up(snapshot: &NextHops<'_>, asked: &Asked, config: &Config) -> Way {
 /// servers have it too, and would refuse packets from themselves.
 fn source(config: &Config, backend: IpAddr, hop: &NextHop) -> Option<IpAddr> {
     let configured = match backend {
-        IpAddr::V4(_) => config.director.source_ipv4.map(IpAddr::V4),
-        IpAddr::V6(_) => config.director.source_ipv6.map(IpAddr::V6),
+        IpAddr::V4(_) => config.director.source_ipv4.map(Prefix::from),
+        IpAddr::V6(_) => config.director.source_ipv6.map(Prefix::from),
     };
     let is_vip = |address: &IpAddr| config.services.iter().any(|service| service.key.vip == *address);
-    configured.or(hop.src_addr.filter(|address| !is_vip(address)))
+    configured.map(|source| source.network).or(hop.src_addr.filter(|address| !is_vip(address)))
 }
