@@ -218,7 +218,7 @@ fn check_reached(model: &Model, before: &Observed, desired: &Desired) {
     for service in &desired.services {
         assert!(find(model, &service.key.vip_only()).is_some());
         let record = find(model, &service.key).expect("the service is found");
-        assert_eq!(record[5], weir_abi::policy_word(0, service.idle_ticks, service.no_backend));
+        assert_eq!(record[5], weir_abi::Policy::new(0, service.idle_ticks, service.no_backend).0);
         let was_known = |backend: &DesiredBackend| {
             let id = before.service(&service.key).map(weir_plan::ObservedService::id);
             before.backends.values().any(|b| {
@@ -301,6 +301,7 @@ fn desired() -> impl Strategy<Value = Desired> {
                 vip: v4(100 + vip).into(),
                 family: Family::V4,
                 protocol: 6,
+                prefix_len: 0,
                 port: port.to_be(),
             },
             idle_ticks,
@@ -364,7 +365,13 @@ fn one_service(drain: u32, addresses: &[u8], now: u32) -> Desired {
         path: Path::Known(hop),
     });
     let service = DesiredService {
-        key: ServiceKey { vip: v4(100).into(), family: Family::V4, protocol: 6, port: 80_u16.to_be() },
+        key: ServiceKey {
+            vip: v4(100).into(),
+            family: Family::V4,
+            protocol: 6,
+            port: 80_u16.to_be(),
+            prefix_len: 0,
+        },
         idle_ticks: 10,
         no_backend: NoBackend::Drop,
         drain,
