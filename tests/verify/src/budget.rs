@@ -22,10 +22,12 @@ const fn budget(object: &'static str, program: &'static str, instructions: u32) 
 }
 
 /// Every program that is attached to an interface.
-pub(crate) const BUDGETS: [Budget; 6] = [
+pub(crate) const BUDGETS: [Budget; 8] = [
     budget("director", "director", 400_000),
-    budget("agent", "unwrap_xdp", 10_000),
-    budget("agent", "unwrap_tc", 10_000),
+    budget("director", "director_frags", 400_000),
+    budget("agent", "unwrap_xdp", 45_000),
+    budget("agent", "unwrap_frags", 45_000),
+    budget("agent", "unwrap_tc", 20_000),
     budget("agent", "clamp_mss", 45_000),
     budget("iptunnel", "xdp_tx_iptunnel", 7_000),
     budget("pass", "pass", 10),

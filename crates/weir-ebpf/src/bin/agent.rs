@@ -201,7 +201,7 @@ fn unwrap_xdp(ctx: XdpContext) -> u32 {
 /// Unwraps in XDP, with an MTU beyond one buffer.
 #[xdp(frags)]
 fn unwrap_frags(ctx: XdpContext) -> u32 {
-    match unwrap_tagged(&mut XdpFragsFrame::new(&ctx), &MapTables).verdict() {
+    match unwrap_tagged(&mut XdpFragsFrame::<false>::new(&ctx), &MapTables).verdict() {
         Verdict::Pass | Verdict::Unwrap => XDP_PASS,
         Verdict::Drop => XDP_DROP,
     }

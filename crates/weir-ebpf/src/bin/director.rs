@@ -14,7 +14,7 @@ use weir_abi::{
     Service, SourceRule, map as abi,
 };
 use weir_datapath::{Action, BudgetWord, Tables, general, plain};
-use weir_ebpf::{MapWords, Maps, ScratchMap, XdpFrame, scratch, xdp_action};
+use weir_ebpf::{MapWords, Maps, ScratchMap, XdpFragsFrame, XdpFrame, scratch, xdp_action};
 
 #[map]
 static WEIR_CONTROL: Array<[u64; 8]> = Array::with_max_entries(1, abi::F_MMAPABLE);
@@ -147,6 +147,19 @@ fn director(ctx: XdpContext) -> u32 {
         Some(outcome) => outcome.action,
         None => match scratch(&WEIR_SCRATCH) {
             Some(scratch) => general(&mut XdpFrame::<true>(&ctx), &MapTables, scratch).action(),
+            None => Action::Drop,
+        },
+    };
+    xdp_action(&ctx, action)
+}
+
+/// The same, with an MTU beyond one buffer.
+#[xdp(frags)]
+fn director_frags(ctx: XdpContext) -> u32 {
+    let action = match plain(&mut XdpFragsFrame::<false>::new(&ctx), &MapTables) {
+        Some(outcome) => outcome.action,
+        None => match scratch(&WEIR_SCRATCH) {
+            Some(scratch) => general(&mut XdpFragsFrame::<true>::new(&ctx), &MapTables, scratch).action(),
             None => Action::Drop,
         },
     };

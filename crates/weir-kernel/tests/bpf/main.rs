@@ -52,7 +52,14 @@ impl Drop for Scratch {
 /// Small tables, so that tests do not take the machine's memory.
 fn small() -> Options {
     Options {
-        sizes: Sizes { services: 64, ring_slots: 1024, backends: 64, flow_buckets: 256 },
+        sizes: Sizes {
+            services: 64,
+            ring_slots: 1024,
+            backends: 64,
+            flow_buckets: 256,
+            fragment_buckets: 16,
+            ..Sizes::default()
+        },
         hash_key: None,
     }
 }

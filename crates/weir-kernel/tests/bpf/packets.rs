@@ -3,8 +3,8 @@
 use std::{net::Ipv4Addr, sync::atomic::Ordering::Relaxed};
 
 use weir_abi::{
-    BackendFields, BackendState, Control, Count, Encapsulation, Family, NoBackend, Reason, RingRange,
-    RingSlot, Service, ServiceKey, ServiceTable, service_index,
+    BackendFields, BackendState, Control, Count, Encapsulation, Family, NoBackend, Policy, Reason, RingRange,
+    RingSlot, Service, ServiceKey, ServiceTable, Traits, service_index,
 };
 use weir_kernel::bpf::{Director, test_run};
 
@@ -35,7 +35,8 @@ fn syn(destination: Ipv4Addr) -> Vec<u8> {
 
 /// One service with one backend, id 1, reached by the interface packets come from.
 fn serve(director: &Director) -> u32 {
-    let key = ServiceKey { vip: VIP.into(), family: Family::V4, protocol: 6, port: 80u16.to_be() };
+    let key =
+        ServiceKey { vip: VIP.into(), family: Family::V4, protocol: 6, port: 80u16.to_be(), prefix_len: 0 };
     let backend = BackendFields {
         destination: Ipv4Addr::new(10, 0, 0, 11).into(),
         source: Ipv4Addr::new(10, 0, 0, 1).into(),
@@ -44,7 +45,9 @@ fn serve(director: &Director) -> u32 {
         source_mac: [2, 0, 0, 0, 0, 1],
         state: BackendState::Up,
         encapsulation: Encapsulation::Ip4InIp4,
+        spread_source: false,
         ifindex: crate::LO,
+        vlan: 0,
         service_id: 1,
         drain_until: 0,
     };
@@ -59,7 +62,7 @@ fn serve(director: &Director) -> u32 {
     let index = service_index(&key, table.seed()) & table.mask();
     let service = Service(director.services().record(index).expect("service"));
     service.set_ring(RingRange::new(0, 4));
-    service.set_policy(1, 1, 100, NoBackend::Drop);
+    service.set_policy(1, Traits::default(), Policy::new(1, 100, NoBackend::Drop));
     service.set_key(&key);
     Control(director.control().record(0).expect("control")).set_service_table(table);
     index
