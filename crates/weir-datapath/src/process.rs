@@ -26,11 +26,13 @@ pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     }
 }
 
-/// Why the short way ends.
+/// How the short way ends early.
 pub(crate) enum Exit {
-    /// With a reason not to forward the packet.
+    /// The packet is passed.
+    Pass(Reason),
+    /// The packet is dropped, or passed, as the reason says.
     For(Reason),
-    /// With the long way to begin.
+    /// The long way begins.
     General,
 }
 
@@ -55,11 +57,12 @@ pub fn plain<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Option<Outcome> 
             balance(frame, tables, &packet, bytes)
         }
         Some(other) if other.is_vlan() => return None,
-        Some(_) => Err(Exit::For(Reason::NotIp)),
-        None => Err(Exit::For(Reason::Malformed)),
+        Some(_) => Err(Exit::Pass(Reason::NotIp)),
+        None => Err(Exit::Pass(Reason::Malformed)),
     };
     let outcome = match outcome {
         Ok(outcome) => outcome,
+        Err(Exit::Pass(reason)) => Outcome { action: Action::Pass, reason },
         Err(Exit::For(reason)) => Outcome::unforwarded(reason),
         Err(Exit::General) => return None,
     };
@@ -83,11 +86,11 @@ fn balance<F: Frame, T: Tables>(
     packet: &Packet,
     bytes: u64,
 ) -> Result<Outcome, Exit> {
-    let control = control(tables)?;
+    let control = control(tables).map_err(Exit::Pass)?;
     let service = match classify::classify(tables, &control, &packet.flow.key) {
         Ok(service) => service,
         Err(Reason::NotService) if control.features().has(Features::PREFIXES) => return Err(Exit::General),
-        Err(reason) => return Err(Exit::For(reason)),
+        Err(reason) => return Err(Exit::Pass(reason)),
     };
     if service.traits().0 != 0 {
         return Err(Exit::General);

@@ -1,10 +1,16 @@
 //! What is measured.
-use weir_abi::Reason;
+use weir_abi::{Reason, Verdict};
 use weir_testkit::packet::Builder;
 
 /// The VIPs and the client of all cases.
 pub(crate) const VIP4: &str = "192.0.2.10";
 pub(crate) const VIP6: &str = "2001:db8:1::10";
+/// The VIP whose packets travel in GUE.
+pub(crate) const GUE_VIP4: &str = "192.0.2.12";
+/// The first of the VIPs of [`SERVICES`] services: 192.168.0.0 and so on.
+pub(crate) const FIRST_OF_MANY: [u8; 2] = [192, 168];
+/// How many services have packets at once in the cases that say so; a power of two.
+pub(crate) const SERVICES: u16 = 1024;
 const CLIENT4: &str = "10.0.0.7";
 const CLIENT6: &str = "2001:db8:7::7";
 
@@ -32,6 +38,10 @@ pub(crate) struct Case {
     pub packet: Vec<u8>,
     /// Number of flows, a power of two; 1 = the packet as it is.
     pub flows: u32,
+    /// Number of services they are of, a power of two.
+    pub services: u16,
+    /// Bytes the packet grows by.
+    pub outer: usize,
     /// Whether each round uses flows never seen before.
     pub fresh: bool,
     /// The reason every packet of a round must be counted under (checked for the director and its LRU variant).
@@ -70,11 +80,17 @@ impl Samples {
 pub(crate) fn all(only: Option<&str>) -> Vec<Case> {
     let (syn, ack) = (0x02, 0x10);
     let tcp4 = |flags| Builder::new(CLIENT4, VIP4).tcp(40000, 80, flags);
-    let case = |name: &str, target, packet: Vec<u8>, flows, reason| Case {
+    let case = |name: &str, target, packet: Vec<u8>, flows, reason: Option<Reason>| Case {
         name: name.to_owned(),
         target,
+        outer: match (target, reason.map(Reason::verdict), packet[12]) {
+            (Target::Floor, ..) | (_, Some(Verdict::Pass), _) => 0,
+            (_, _, 0x08) => 20,
+            _ => 40,
+        },
         packet,
         flows,
+        services: 1,
         fresh: reason == Some(Reason::RingNew),
         reason,
     };
@@ -103,6 +119,15 @@ pub(crate) fn all(only: Option<&str>) -> Vec<Case> {
         ] {
             cases.push(case(&format!("{prefix}{name}"), target, packet, flows, Some(reason)));
         }
+    }
+    let gue = Builder::new(CLIENT4, GUE_VIP4).tcp(40000, 80, ack);
+    cases.push(Case { outer: 28, ..case("gue4_hit_1", Target::Director, gue, 1, Some(Reason::FlowHit)) });
+    for (name, flags, reason) in
+        [("tcp4_hit_1m_1k_services", ack, Reason::FlowHit), ("tcp4_syn_1m_1k_services", syn, Reason::RingNew)]
+    {
+        let packet = Builder::new(CLIENT4, "192.168.0.0").tcp(40000, 80, flags);
+        cases
+            .push(Case { services: SERVICES, ..case(name, Target::Director, packet, 1 << 20, Some(reason)) });
     }
     cases.retain(|case| {
         only.is_none_or(|part| case.name.contains(part))

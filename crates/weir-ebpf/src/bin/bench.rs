@@ -28,7 +28,8 @@ use weir_ebpf::{MapWords, Maps, ScratchMap, XdpFrame, scratch, xdp_action};
 /// The program under test, at index 0.
 #[map]
 static BENCH_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
-/// Words: packet length, 16 bytes of Ethernet header, address mask, salt, version, counter; see `weir-bench`.
+/// Words: packet length, 16 bytes of Ethernet header, flows less one, salt, version, counter, services less one; see
+/// `weir-bench`.
 #[map]
 static BENCH_DRIVER: Array<[u64; 8]> = Array::with_max_entries(1, abi::F_MMAPABLE);
 
@@ -70,6 +71,11 @@ fn restore(ctx: &XdpContext) -> Option<()> {
         if config[5] == 4 {
             *frame.at_mut::<[u8; 3]>(27)? = [host[1], host[2], host[3]];
             *frame.at_mut::<[u8; 2]>(34)? = port;
+            let services = config[7];
+            if services != 0 {
+                // A flow keeps its service: other bits of the same index.
+                *frame.at_mut::<[u8; 2]>(32)? = ((index >> 3 & services) as u16).to_be_bytes();
+            }
         } else {
             *frame.at_mut::<[u8; 4]>(34)? = host;
             *frame.at_mut::<[u8; 2]>(54)? = port;
