@@ -14,6 +14,12 @@ fn pass(_: XdpContext) -> u32 {
     XDP_PASS
 }
 
+/// The same, with an MTU beyond one buffer.
+#[xdp(frags)]
+fn pass_frags(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -241,8 +241,16 @@ pub fn jit_enabled() -> Option<bool> {
 /// Attaches the program that passes every packet, for the peer of a veth whose other end answers with XDP_TX: without
 /// one there the kernel drops such packets silently. Native mode; held by the link, or by `pin`.
 pub fn attach_pass(ifindex: u32, pin: Option<&Path>) -> Result<Link, Error> {
-    let pass = load("pass", &LoadOptions::default())?.program("pass")?;
-    Ok(pass.attach_xdp(ifindex, XdpRequest::Native, pin)?.0)
+    let mut object = load("pass", &LoadOptions::default())?;
+    let refused = match object.program("pass")?.attach_xdp(ifindex, XdpRequest::Native, pin) {
+        Ok((link, _)) => return Ok(link),
+        Err(error) => error,
+    };
+    // For an MTU beyond one buffer. Kernels before 5.18 know no such programs.
+    match object.program("pass_frags").and_then(|frags| frags.attach_xdp(ifindex, XdpRequest::Native, pin)) {
+        Ok((link, _)) => Ok(link),
+        Err(_) => Err(refused),
+    }
 }
 
 /// Before Linux 5.11 maps counted against RLIMIT_MEMLOCK; since then a refusal does not matter.

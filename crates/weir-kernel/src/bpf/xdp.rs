@@ -54,6 +54,8 @@ pub enum XdpRequest {
 pub struct Attached {
     /// The mode it runs in.
     pub mode: XdpMode,
+    /// Whether it is a program for an MTU beyond one buffer.
+    pub frags: bool,
     /// Why it is generic although [`XdpRequest::Auto`] would rather have had native.
     pub fell_back: Option<String>,
 }
@@ -66,7 +68,7 @@ pub(crate) fn create(
 ) -> Result<(OwnedFd, Attached), Error> {
     let first = if request == XdpRequest::Generic { XdpMode::Generic } else { XdpMode::Native };
     let refused = match link(program, ifindex, first) {
-        Ok(link) => return Ok((link, Attached { mode: first, fell_back: None })),
+        Ok(link) => return Ok((link, Attached { mode: first, frags: false, fell_back: None })),
         Err(error) => error,
     };
     if request != XdpRequest::Auto || !is_drivers(&refused) {
@@ -75,7 +77,7 @@ pub(crate) fn create(
     let (why, _) = explain(program, ifindex, first, &refused);
     let link = link(program, ifindex, XdpMode::Generic)
         .map_err(|error| refusal(program, ifindex, XdpMode::Generic, &error))?;
-    Ok((link, Attached { mode: XdpMode::Generic, fell_back: Some(why) }))
+    Ok((link, Attached { mode: XdpMode::Generic, frags: false, fell_back: Some(why) }))
 }
 
 /// Puts `program` into `link`, if it is on that interface in a mode `request` allows; `None` if it is not, or the kernel
@@ -104,7 +106,7 @@ pub(crate) fn exchange(
         tracing::warn!(%error, interface = interface_name(ifindex), "cannot exchange the program; attaching anew");
         return Ok(None);
     }
-    Ok(Some(Attached { mode, fell_back }))
+    Ok(Some(Attached { mode, frags: false, fell_back }))
 }
 
 fn link(program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode) -> io::Result<OwnedFd> {

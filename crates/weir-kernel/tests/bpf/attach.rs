@@ -67,6 +67,30 @@ fn a_large_mtu_is_named_as_the_reason() {
 }
 
 #[test]
+fn the_director_attaches_natively_beyond_one_buffer() {
+    let scratch = Scratch::new();
+    in_netns(|rtnl| {
+        let (index, peer) = veth(rtnl, "v0", 9000);
+        let mut director = director(&scratch.state());
+        for request in [XdpRequest::Auto, XdpRequest::Native, XdpRequest::Auto] {
+            let attached = director.attach(index, request).expect("frags programs do not mind");
+            assert_eq!((attached.mode, attached.frags, attached.fell_back), (XdpMode::Native, true, None));
+            assert_eq!(query(index).expect("query").expect("there").program_name, "director_frags");
+        }
+        attach_pass(peer, None).expect("so does the peer's");
+        director.detach_all().expect("detached");
+        let attached = director.attach(index, XdpRequest::Generic).expect("generic takes either");
+        assert_eq!((attached.mode, attached.frags), (XdpMode::Generic, false));
+        // Kept, rather than taken off to try native.
+        let attached = director.attach(index, XdpRequest::Auto).expect("kept");
+        assert_eq!(attached.mode, XdpMode::Generic);
+        let attached = director.attach(index, XdpRequest::Native).expect("asked for");
+        assert_eq!((attached.mode, attached.frags), (XdpMode::Native, true));
+        director.detach_all().expect("detached");
+    });
+}
+
+#[test]
 fn another_program_is_named_and_left_alone() {
     let scratch = Scratch::new();
     in_netns(|rtnl| {

@@ -84,6 +84,9 @@ struct Which {
     name: Name,
 }
 
+/// The MTU of Ethernet.
+const DEFAULT_MTU: u16 = 1500;
+
 #[derive(Debug, Args)]
 struct UpArgs {
     #[command(flatten)]
@@ -94,6 +97,9 @@ struct UpArgs {
     /// How the director's program is attached.
     #[arg(long, value_enum, default_value_t)]
     xdp_mode: XdpMode,
+    /// MTU of all links, bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MTU, value_parser = clap::value_parser!(u16).range(1400..=9216))]
+    mtu: u16,
     /// Write the director's configuration, but start no director.
     #[arg(long)]
     no_director: bool,

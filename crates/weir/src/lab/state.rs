@@ -12,8 +12,8 @@ use anyhow::{Context as _, bail};
 use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 
-use super::XdpMode;
 use super::layout::Topology;
+use super::{DEFAULT_MTU, XdpMode};
 use crate::advice::Advise as _;
 
 /// Where all labs are kept.
@@ -75,6 +75,8 @@ pub(super) struct Record {
     pub(super) topology: Topology,
     /// How the director's program is to be attached.
     pub(super) xdp_mode: XdpMode,
+    /// MTU of all links, bytes.
+    pub(super) mtu: u16,
     /// Whether the director is run.
     pub(super) director: bool,
     /// Whether the agents are set up.
@@ -92,8 +94,9 @@ impl Record {
     fn decode(value: &Value) -> Option<Self> {
         Some(Self {
             topology: Topology::parse(value["topology"].as_str()?)?,
-            // Records did not always have it.
+            // Records did not always have these two.
             xdp_mode: value["xdp_mode"].as_str().map_or(Some(XdpMode::default()), XdpMode::parse)?,
+            mtu: value["mtu"].as_u64().map_or(Some(DEFAULT_MTU), |mtu| mtu.try_into().ok())?,
             director: value["director"].as_bool()?,
             agents: value["agents"].as_bool()?,
             complete: value["complete"].as_bool()?,
@@ -109,6 +112,7 @@ impl Record {
         json!({
             "topology": self.topology.as_str(),
             "xdp_mode": self.xdp_mode.as_str(),
+            "mtu": self.mtu,
             "director": self.director,
             "agents": self.agents,
             "complete": self.complete,
@@ -202,12 +206,20 @@ mod tests {
     #[test]
     fn a_record_keeps_how_the_program_is_attached() {
         let topology = Topology::default();
-        let record =
-            Record { topology, xdp_mode: XdpMode::Generic, director: true, agents: false, complete: true };
+        let record = Record {
+            topology,
+            xdp_mode: XdpMode::Generic,
+            mtu: 9000,
+            director: true,
+            agents: false,
+            complete: true,
+        };
         let mut value = record.encode();
         assert_eq!(Record::decode(&value), Some(record));
         value.as_object_mut().unwrap().remove("xdp_mode");
-        assert_eq!(Record::decode(&value), Some(Record { xdp_mode: XdpMode::Auto, ..record }), "an old one");
+        value.as_object_mut().unwrap().remove("mtu");
+        let old = Record { xdp_mode: XdpMode::Auto, mtu: 1500, ..record };
+        assert_eq!(Record::decode(&value), Some(old), "an old one");
     }
 
     #[test]

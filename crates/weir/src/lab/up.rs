@@ -19,6 +19,7 @@ pub(super) fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let wanted = Record {
         topology: args.topology,
         xdp_mode: args.xdp_mode,
+        mtu: args.mtu,
         director: !args.no_director,
         agents: !args.no_agents,
         complete: true,
@@ -60,7 +61,7 @@ fn make(lab: &Name, layout: &Layout, wanted: Record) -> anyhow::Result<()> {
     let dir = lab.dir();
     create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Record { complete: false, ..wanted }.write(lab)?;
-    wiring::make(lab, layout)?;
+    wiring::make(lab, layout, wanted.mtu)?;
     write_whole(&lab.config(), &config(layout, wanted.xdp_mode.as_str()))?;
     for host in REAL_SERVERS {
         real_server::start_web(lab, host)?;

@@ -35,13 +35,13 @@ const SYSCTLS: [(&[&str], &str); 12] = [
     (&["ipv6", "conf", "default", "accept_redirects"], "0"),
 ];
 
-/// Makes the whole network.
-pub(super) fn make(lab: &Name, layout: &Layout) -> anyhow::Result<()> {
+/// Makes the whole network; `mtu` is that of all links, bytes.
+pub(super) fn make(lab: &Name, layout: &Layout, mtu: u16) -> anyhow::Result<()> {
     for host in &layout.hosts {
         make_host(lab, host).with_context(|| format!("cannot make the host {}", host.name))?;
     }
     for wire in &layout.wires {
-        make_wire(lab, wire).with_context(|| {
+        make_wire(lab, wire, mtu).with_context(|| {
             let [(one, _), (other, _)] = wire.ends;
             format!("cannot make the wire between {one} and {other}")
         })?;
@@ -104,14 +104,14 @@ fn make_host(lab: &Name, host: &Host) -> anyhow::Result<()> {
     })?
 }
 
-fn make_wire(lab: &Name, wire: &Wire) -> anyhow::Result<()> {
+fn make_wire(lab: &Name, wire: &Wire, mtu: u16) -> anyhow::Result<()> {
     use std::os::fd::AsFd as _;
 
     let [(host, link), (other_host, other_link)] = wire.ends;
     let netns = Netns::open(&lab.namespace(host))?;
     let other = Netns::open(&lab.namespace(other_host))?;
-    let one = VethEnd::new(link);
-    Rtnl::open_in(&netns)?.create_veth(one, VethEnd::new(other_link).in_netns(other.as_fd()))?;
+    let end = |link| VethEnd::new(link).mtu(u32::from(mtu));
+    Rtnl::open_in(&netns)?.create_veth(end(link), end(other_link).in_netns(other.as_fd()))?;
     for (netns, link) in [(&netns, link), (&other, other_link)] {
         let ethtool = Ethtool::open_in(netns)?;
         for offload in [Offload::Tso, Offload::TxChecksum] {

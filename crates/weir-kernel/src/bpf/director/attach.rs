@@ -1,12 +1,16 @@
 //! Where the director is attached.
 //!
-//! Owns: one pinned link for each interface. May not touch: tables. Invariant: an interface that stays attached has a
-//! program at every moment of an exchange.
+//! Owns: one pinned link for each interface, and which of the director's two programs is in it. May not touch: tables.
+//! Invariant: an interface that stays attached has a program at every moment of an exchange.
+//!
+//! Drivers whose MTU goes beyond one buffer take no program but one that is marked `frags`; that one asks the kernel for
+//! each packet's length, so it is the second choice. Generic mode, which hands over packets in one piece, is the third.
 
 use super::{
-    super::{Attached, Error, XdpRequest, xdp},
+    super::{Attached, Error, Link, Program, XdpMode, XdpRequest, query, xdp},
     Director, pins,
 };
+use std::path::Path;
 
 /// One of the director's attachments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +46,40 @@ impl Director {
         {
             link.rename_pin(&pin)?;
         }
-        let (link, attached) = self.program.attach_xdp(ifindex, request, Some(&pin))?;
+        let (link, attached) = self.attach_best(ifindex, request, &pin)?;
         self.links.insert(name, link);
         Ok(attached)
+    }
+
+    fn attach_best(&self, ifindex: u32, request: XdpRequest, pin: &Path) -> Result<(Link, Attached), Error> {
+        let plain = |request| self.program.attach_xdp(ifindex, request, Some(pin));
+        let frags = |frags: &Program| {
+            let (link, attached) = frags.attach_xdp(ifindex, XdpRequest::Native, Some(pin))?;
+            Ok((link, Attached { frags: true, ..attached }))
+        };
+        let Some(program) = self.frags.as_ref().filter(|_| request != XdpRequest::Generic) else {
+            return plain(request);
+        };
+        match query(ifindex)? {
+            // Where the second choice is in force already, the first would only be refused, with a moment without any.
+            Some(there) if there.program_name == pins::FRAGS_PROGRAM && pin.exists() => {
+                return frags(program);
+            }
+            // What is in generic mode already is not taken off for a try.
+            Some(there) if there.mode == Some(XdpMode::Generic) && request == XdpRequest::Auto => {
+                return plain(request);
+            }
+            _ => {}
+        }
+        let refused = match plain(XdpRequest::Native) {
+            Err(error @ Error::Attach { .. }) => error,
+            other => return other,
+        };
+        match frags(program) {
+            Ok(attached) => Ok(attached),
+            Err(_) if request == XdpRequest::Auto => plain(request),
+            Err(_) => Err(refused),
+        }
     }
 
     fn name_of(&self, ifindex: u32) -> Result<Option<String>, Error> {

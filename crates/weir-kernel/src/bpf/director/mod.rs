@@ -135,6 +135,8 @@ pub struct Director {
     start: Start,
     hz: u32,
     program: Program,
+    /// For an MTU beyond one buffer; kernels before 5.18 take no such programs.
+    frags: Option<Program>,
     control: Mapped<8>,
     services: Mapped<8>,
     rings: Mapped<1>,
@@ -209,11 +211,16 @@ impl Director {
         }
         let program = object.program(PROGRAM)?;
         replace_pin(&program, dir)?;
+        let frags = object.program(pins::FRAGS_PROGRAM);
+        if let Err(error) = &frags {
+            tracing::debug!(%error, "no program for an MTU beyond one buffer");
+        }
         Ok(Self {
             dir: dir.to_owned(),
             start,
             hz,
             program,
+            frags: frags.ok(),
             control,
             services: mapped(&object, map::SERVICES)?,
             rings: mapped(&object, map::RINGS)?,

@@ -14,6 +14,8 @@ use super::{
 
 /// Pin of the program.
 pub(super) const PROGRAM_PIN: &str = "director";
+/// The program for an MTU beyond one buffer.
+pub(super) const FRAGS_PROGRAM: &str = "director_frags";
 /// Pin of a program on its way to [`PROGRAM_PIN`].
 pub(super) const NEW_PROGRAM_PIN: &str = "director_new";
 /// Beginning of the names of pinned links.
