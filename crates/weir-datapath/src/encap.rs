@@ -3,7 +3,8 @@
 //! Owns every byte of the outer header (RFC 2003, RFC 2473, RFC 4213, draft-ietf-intarea-gue; DSCP and ECN by RFC 6040,
 //! normal mode). Looks nothing up. Invariant: on success the frame is a complete frame for the backend; on failure it is
 //! unchanged.
-use crate::layers::{Layers, Link};
+use crate::layers::Layers;
+use crate::link::Link;
 use crate::process::Exit;
 use crate::{Choice, Frame, Header, gue, parse::Inner};
 use weir_abi::{Address, Control, Encapsulation, Family, Features, Reason, SPREAD_SOURCE, Words};

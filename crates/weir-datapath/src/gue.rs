@@ -2,7 +2,8 @@
 //!
 //! Owns the UDP header and its checksum. May not touch: the packet inside. Invariant: a checksum that is written is right
 //! if the checksums inside are; where it cannot be had without reading the whole packet it is zero (RFC 6935).
-use crate::layers::{Layers, Link, MAX_OFFSET, Part};
+use crate::layers::{Layers, MAX_OFFSET, Part};
+use crate::link::Link;
 use crate::{Frame, parse::Inner};
 use weir_abi::{Address, Control, Family, Words};
 use weir_wire::{IpProtocol, Ipv6, Ports, Udp, checksum};

@@ -1,83 +1,17 @@
-//! Bytes to layers, for any packet: VLAN tags, IPv4 options, IPv6 extension headers, fragments.
+//! Bytes to layers, for any packet: IPv4 options, IPv6 extension headers, fragments.
 //!
 //! Owns the walk to the transport header and its bounds. May not touch tables and changes no byte. Invariant: what is
 //! returned lies wholly inside the frame, and offsets are below [`MAX_OFFSET`].
+use crate::Frame;
+use crate::link::Link;
 use crate::parse::{v4, v6};
-use crate::{Frame, NoRoom};
 use weir_abi::{Address, Family};
-use weir_wire::{EtherType, Ethernet, IpProtocol, Ipv4, Ipv6, Vlan};
+use weir_wire::{EtherType, Ethernet, IpProtocol, Ipv4, Ipv6};
 
-/// VLAN tags that are stepped over: 802.1Q, or 802.1ad with 802.1Q inside.
-pub(crate) const MAX_TAGS: usize = 2;
 /// IPv6 extension headers that are stepped over.
 const MAX_EXTENSIONS: usize = 6;
 /// Offsets are masked to this for the verifier. Extension headers that would lead beyond it are too long to walk.
 pub(crate) const MAX_OFFSET: usize = 0x1ff;
-
-/// What a frame begins with.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Link {
-    /// The Ethernet header; its type is that of the first tag, if there is one.
-    pub(crate) ethernet: Ethernet,
-    /// How many tags there are.
-    tag_count: usize,
-    /// The tags; those that are not there are zero. (No `Option`: what it leaves unwritten, a BPF program may not read.)
-    tags: [Vlan; MAX_TAGS],
-    /// What the tags lead to.
-    pub(crate) ether_type: EtherType,
-}
-
-impl Link {
-    /// Reads them; `None` if the frame ends within.
-    #[inline(always)]
-    pub(crate) fn read<F: Frame>(frame: &F) -> Option<Self> {
-        let ethernet = *frame.at::<Ethernet>(0)?;
-        let none = Vlan::new(0, EtherType(0));
-        let mut link =
-            Self { ethernet, tag_count: 0, tags: [none; MAX_TAGS], ether_type: ethernet.ether_type() };
-        if link.ether_type.is_vlan() {
-            let tag = *frame.at::<Vlan>(Ethernet::LEN)?;
-            link.tags[0] = tag;
-            link.tag_count = 1;
-            link.ether_type = tag.ether_type();
-            if link.ether_type.is_vlan() {
-                let tag = *frame.at::<Vlan>(Ethernet::LEN + Vlan::LEN)?;
-                link.tags[1] = tag;
-                link.tag_count = 2;
-                link.ether_type = tag.ether_type();
-            }
-        }
-        Some(link)
-    }
-    /// Writes it to the front of a frame that has room for it there, before something of this type. `Err`: it has not.
-    #[inline(always)]
-    pub(crate) fn write<F: Frame>(&self, frame: &mut F, ether_type: EtherType) -> Result<(), NoRoom> {
-        let [outer, inner] = self.tags;
-        if self.tag_count == 0 {
-            *frame.at_mut(0).ok_or(NoRoom)? = self.ethernet.before(ether_type);
-            return Ok(());
-        }
-        *frame.at_mut(0).ok_or(NoRoom)? = self.ethernet;
-        if self.tag_count == 1 {
-            *frame.at_mut(Ethernet::LEN).ok_or(NoRoom)? = outer.before(ether_type);
-            return Ok(());
-        }
-        *frame.at_mut(Ethernet::LEN).ok_or(NoRoom)? = outer;
-        *frame.at_mut(Ethernet::LEN + Vlan::LEN).ok_or(NoRoom)? = inner.before(ether_type);
-        Ok(())
-    }
-    /// The link header of an answer.
-    #[must_use]
-    #[inline(always)]
-    pub(crate) fn turned(&self) -> Self {
-        Self { ethernet: self.ethernet.turned(), ..*self }
-    }
-    /// Bytes in front of the IP header: 14, 18 or 22.
-    #[inline(always)]
-    pub(crate) fn len(&self) -> usize {
-        Ethernet::LEN + self.tag_count * Vlan::LEN
-    }
-}
 
 /// Which part of a packet a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,13 +90,7 @@ impl Parsed {
     /// Nothing read yet. (Everything is written: what is not, a BPF program may not even copy.)
     #[inline(always)]
     pub(crate) fn nothing() -> Self {
-        let ether_type = EtherType(0);
-        let link = Link {
-            ethernet: Ethernet::new([0; 6], [0; 6], ether_type),
-            tag_count: 0,
-            tags: [Vlan::new(0, ether_type); MAX_TAGS],
-            ether_type,
-        };
+        let link = Link::untagged(Ethernet::new([0; 6], [0; 6], EtherType(0)));
         Self { link, layers: Layers::NOTHING }
     }
 

@@ -20,6 +20,7 @@ mod hash;
 mod icmp;
 pub mod iptunnel;
 mod layers;
+mod link;
 pub mod mss;
 mod outcome;
 pub mod parse;

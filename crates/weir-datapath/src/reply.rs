@@ -10,7 +10,8 @@
 //!
 //! Each answer is a function of its own in BPF, for the sake of its stack.
 use crate::encap::OUTER_TTL;
-use crate::layers::{Layers, Link, MAX_OFFSET, Parsed};
+use crate::layers::{Layers, MAX_OFFSET, Parsed};
+use crate::link::Link;
 use crate::{Frame, NoRoom};
 use weir_abi::Family;
 use weir_wire::{EtherType, Icmp, IpProtocol, Ipv4, Ipv4Repr, Ipv6, Ipv6Repr, checksum, icmpv4, icmpv6};

@@ -4,7 +4,8 @@
 //! what becomes of the packet inside. Invariant: a packet that is not wrapped, or not for a listed address, is unchanged;
 //! what comes out is an IP packet whose header lies within the outer one's payload.
 use crate::decap::ecn_on_exit;
-use crate::layers::{Link, MAX_OFFSET, Parsed, Part, Reading};
+use crate::layers::{MAX_OFFSET, Parsed, Part, Reading};
+use crate::link::Link;
 use crate::process::control;
 use crate::{Frame, Tables, classify};
 use weir_abi::{Family, ServiceKey, Traits};

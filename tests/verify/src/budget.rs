@@ -22,7 +22,7 @@ const fn budget(object: &'static str, program: &'static str, instructions: u32) 
 }
 
 /// Every program that is attached to an interface.
-pub(crate) const BUDGETS: [Budget; 8] = [
+pub(crate) const BUDGETS: [Budget; 9] = [
     budget("director", "director", 400_000),
     budget("director", "director_frags", 400_000),
     budget("agent", "unwrap_xdp", 45_000),
@@ -31,6 +31,7 @@ pub(crate) const BUDGETS: [Budget; 8] = [
     budget("agent", "clamp_mss", 45_000),
     budget("iptunnel", "xdp_tx_iptunnel", 7_000),
     budget("pass", "pass", 10),
+    budget("pass", "pass_frags", 10),
 ];
 
 /// Objects that are never attached, and may need a newer kernel than weir.

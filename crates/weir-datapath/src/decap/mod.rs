@@ -12,7 +12,6 @@
 //! inner TTL is not touched: the director is no router (RFC 2003, section 3.1).
 
 mod ecn;
-mod link;
 mod outer;
 
 #[cfg(test)]
@@ -23,7 +22,7 @@ mod tests;
 pub use ecn::ecn_on_exit;
 
 use crate::Frame;
-use link::Link;
+use crate::link::Link;
 use outer::{Carries, Outer, Whole};
 use weir_abi::agent::{GuePort, Reason};
 use weir_abi::{Address, Family};
@@ -50,19 +49,19 @@ pub trait AgentTables {
 /// has a tag still is passed.
 #[inline(always)]
 pub fn unwrap<F: Frame, T: AgentTables>(frame: &mut F, tables: &T) -> Reason {
-    count(frame, tables, 0)
+    count(frame, tables, false)
 }
 
 /// The same for frames as they were on the wire (XDP): up to two VLAN tags are looked behind, and stay in front.
 #[inline(always)]
 pub fn unwrap_tagged<F: Frame, T: AgentTables>(frame: &mut F, tables: &T) -> Reason {
-    count(frame, tables, 2)
+    count(frame, tables, true)
 }
 
 #[inline(always)]
-fn count<F: Frame, T: AgentTables>(frame: &mut F, tables: &T, tags: usize) -> Reason {
+fn count<F: Frame, T: AgentTables>(frame: &mut F, tables: &T, tagged: bool) -> Reason {
     let bytes = frame.len() as u64;
-    let reason = match decide(frame, tables, tags) {
+    let reason = match decide(frame, tables, tagged) {
         Ok(reason) | Err(reason) => reason,
     };
     tables.count(reason, bytes);
@@ -70,11 +69,15 @@ fn count<F: Frame, T: AgentTables>(frame: &mut F, tables: &T, tags: usize) -> Re
 }
 
 #[inline(always)]
-fn decide<F: Frame, T: AgentTables>(frame: &mut F, tables: &T, tags: usize) -> Result<Reason, Reason> {
-    let link = Link::read(frame, tags)?;
-    let outer = match link.ether_type() {
+fn decide<F: Frame, T: AgentTables>(frame: &mut F, tables: &T, tagged: bool) -> Result<Reason, Reason> {
+    if !tagged && frame.at::<Ethernet>(0).is_some_and(|ethernet| ethernet.ether_type().is_vlan()) {
+        return Err(Reason::VlanTagged);
+    }
+    let link = Link::read(frame).ok_or(Reason::NotIp)?;
+    let outer = match link.ether_type {
         EtherType::IPV4 => outer::parse_v4(frame, link.len(), || tables.gue_port())?,
         EtherType::IPV6 => outer::parse_v6(frame, link.len(), || tables.gue_port())?,
+        other if other.is_vlan() => return Err(Reason::VlanTagged),
         _ => return Err(Reason::NotIp),
     };
     if !tables.is_director(outer.family, outer.source) {
@@ -97,7 +100,7 @@ fn decide<F: Frame, T: AgentTables>(frame: &mut F, tables: &T, tags: usize) -> R
     if frame.shrink_head(inner.behind).is_err() {
         return Err(Reason::CannotShrink);
     }
-    link.write(frame, ether_type).ok_or(Reason::CannotShrink)?;
+    link.write(frame, ether_type).map_err(|_| Reason::CannotShrink)?;
     Ok(done)
 }
 
