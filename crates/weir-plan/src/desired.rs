@@ -91,6 +91,7 @@ impl Desired {
             no_backend: match service.no_backend {
                 weir_config::NoBackend::Drop => NoBackend::Drop,
                 weir_config::NoBackend::Pass => NoBackend::Pass,
+                weir_config::NoBackend::Unreachable => NoBackend::Unreachable,
             },
             drain: service.drain.as_secs() as u32,
             ring_size: ring_size(service),
