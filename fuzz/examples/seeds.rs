@@ -45,7 +45,7 @@ fn file_name(sentence: &str) -> String {
 fn process(fixtures: &[Fixture]) -> Seeds {
     let of_fixture = |(number, fixture): (u64, &Fixture)| {
         let arrivals = fixture.steps.iter().take(40).map(|step| Arrival { pause: 0, frame: &step.input });
-        (file_name(fixture.name), process_input(number, arrivals))
+        (file_name(&fixture.name), process_input(number, arrivals))
     };
     let at_random = |number: u64| {
         let mut random = Random(number);
@@ -190,7 +190,7 @@ fn iptunnel(fixtures: &[Fixture]) -> Seeds {
     let mut seeds = Seeds::new();
     for fixture in fixtures {
         for (number, step) in fixture.steps.iter().take(2).enumerate() {
-            seeds.insert(format!("{}-{number}", file_name(fixture.name)), with_mtu(1500, &step.input));
+            seeds.insert(format!("{}-{number}", file_name(&fixture.name)), with_mtu(1500, &step.input));
         }
     }
     for (family, client, vip, other) in [

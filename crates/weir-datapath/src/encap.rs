@@ -7,7 +7,8 @@ use crate::layers::Layers;
 use crate::link::Link;
 use crate::process::Exit;
 use crate::{Choice, Frame, Header, gue, parse::Inner};
-use weir_abi::{Address, Control, Encapsulation, Family, Features, Reason, SPREAD_SOURCE, Words};
+use core::cmp::Ordering;
+use weir_abi::{Address, Backend, Control, Encapsulation, Family, Features, Reason, SPREAD_SOURCE, Words};
 use weir_wire::{EtherType, Ethernet, IpProtocol, Ipv4, Ipv4Repr, Ipv6, Ipv6Repr, Udp, Vlan, checksum};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -63,6 +64,14 @@ impl Kind {
             _ => None,
         }
     }
+}
+
+/// Whether [`encapsulate`] does what has to be done to packets for this backend, if they fit.
+#[inline(always)]
+pub(crate) fn is_plain<W: Words>(control: &Control<W>, inner: Family, backend: &Backend<W>) -> bool {
+    let kind = Kind::of(backend.encapsulation_byte());
+    let summed = kind.0 == Kind::GUE_IN_IP6 && control.features().has(Features::GUE_CHECKSUM);
+    backend.egress().vlan() == 0 && kind.0 != Kind::LAYER_2 && !summed && kind.overhead(inner).is_some()
 }
 
 /// Wraps a plain packet for the chosen backend. What is too big, and what is rare, is for the long way.
@@ -139,12 +148,10 @@ pub(crate) fn general<F: Frame, W: Words>(
     let vlan = backend.egress().vlan();
     let l2_len = if vlan == 0 { Ethernet::LEN } else { Ethernet::LEN + Vlan::LEN };
     let (before, after) = (link.len(), l2_len + overhead);
-    let moved = if after > before {
-        frame.grow_head(after - before)
-    } else if after < before {
-        frame.shrink_head(before - after)
-    } else {
-        Ok(())
+    let moved = match after.cmp(&before) {
+        Ordering::Greater => frame.grow_head(after - before),
+        Ordering::Less => frame.shrink_head(before - after),
+        Ordering::Equal => Ok(()),
     };
     if moved.is_err() {
         return Err(Reason::NoHeadroom);

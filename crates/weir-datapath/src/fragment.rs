@@ -12,9 +12,9 @@ use weir_abi::{Control, Family, FlowEntry};
 /// (RFC 8200, section 4.5, says 60 s; RFC 791 15 s).
 const IDLE_TICKS: u32 = 30;
 
-/// What the packet of these layers is known by.
+/// What the packet of these layers is known by, and the hash that is cut from.
 #[inline(always)]
-pub(crate) fn memory<T: Tables>(tables: &T, control: &Control<T::Words>, layers: &Layers) -> Memory {
+pub(crate) fn memory<T: Tables>(tables: &T, control: &Control<T::Words>, layers: &Layers) -> (Memory, u64) {
     let protocol = match layers.family {
         Family::V4 => layers.protocol.0,
         Family::V6 => 0,
@@ -22,12 +22,13 @@ pub(crate) fn memory<T: Tables>(tables: &T, control: &Control<T::Words>, layers:
     let (source, destination) = (layers.source, layers.destination);
     let key = control.hash_key();
     let hash = fragment_hash(layers.family, source, destination, protocol, layers.id, key);
-    Memory {
+    let memory = Memory {
         bucket: hash as u32 & control.fragment_mask(),
         tag: FlowEntry::tag_of(hash, 0),
         now: (tables.jiffies() >> control.tick_shift()) as u32,
         idle_ticks: IDLE_TICKS,
-    }
+    };
+    (memory, hash)
 }
 
 /// The backend the packet's first fragment went to.

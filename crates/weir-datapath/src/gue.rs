@@ -59,8 +59,9 @@ pub(crate) fn inner_sum<F: Frame>(frame: &F, link: &Link, layers: &Layers) -> Op
     };
     let segment = match (layers.family, layers.protocol) {
         (_, IpProtocol::UDP) => {
-            // What it does not sum itself is not known.
-            if frame.at::<Udp>(layers.transport & MAX_OFFSET)?.checksum == [0; 2] {
+            // What it does not sum itself is not known: nothing of it, or not what is behind its end (RFC 9868).
+            let udp = frame.at::<Udp>(layers.transport & MAX_OFFSET)?;
+            if udp.checksum == [0; 2] || udp.length() as usize != layers.payload {
                 return None;
             }
             !checksum::fold(pseudo(IpProtocol::UDP))

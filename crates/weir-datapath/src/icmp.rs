@@ -106,6 +106,8 @@ pub(crate) fn quoted<F: Frame>(frame: &F, layers: &Layers) -> Option<Quoted> {
 /// Extension headers of a quoted IPv6 packet that are stepped over. (What real servers send has none, or a fragment
 /// header.)
 const MAX_QUOTED_EXTENSIONS: usize = 3;
+/// Bytes of headers of a quoted packet that are stepped over.
+const MAX_QUOTED_LEN: usize = 0xff;
 
 /// What follows the IPv6 header at `ip_at` and up to three extension headers, and their length together.
 #[inline(always)]
@@ -123,7 +125,10 @@ fn behind_extensions<F: Frame>(frame: &F, ip_at: usize, first: IpProtocol) -> Op
             return None;
         }
         protocol = IpProtocol(next);
-        len = (len + size.unwrap_or((words as usize + 1) * 8)) & MAX_OFFSET;
+        len += size.unwrap_or((words as usize + 1) * 8);
+        if len > MAX_QUOTED_LEN {
+            return None;
+        }
         steps += 1;
     }
     Some((protocol, len))

@@ -10,8 +10,12 @@ use weir_wire::{EtherType, Ethernet, IpProtocol, Ipv4, Ipv6};
 
 /// IPv6 extension headers that are stepped over.
 const MAX_EXTENSIONS: usize = 6;
-/// Offsets are masked to this for the verifier. Extension headers that would lead beyond it are too long to walk.
-pub(crate) const MAX_OFFSET: usize = 0x1ff;
+/// The furthest that a transport header may begin. Extension headers that would lead beyond it are too long to walk.
+const MAX_TRANSPORT: usize = 0x1ff;
+/// Offsets are masked to this for the verifier. Whatever is looked for behind a transport header (a packet that an ICMP
+/// error quotes, its headers, a server id) lies before it, so that the mask changes nothing: an offset it did change would
+/// lead back into headers that were read already.
+pub(crate) const MAX_OFFSET: usize = 0x3ff;
 
 /// Which part of a packet a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +45,7 @@ pub(crate) struct Layers {
     pub(crate) part: Part,
     /// What follows the last header that was walked. Of a later fragment: what the first one begins with.
     pub(crate) protocol: IpProtocol,
-    /// Where that begins, from the start of the frame.
+    /// Where that begins, from the start of the frame; at most [`MAX_TRANSPORT`].
     pub(crate) transport: usize,
     /// Bytes of it in this packet.
     pub(crate) payload: usize,
@@ -201,7 +205,7 @@ impl Layers {
                 // What the first fragment holds further extension headers of is not known here.
                 return Reading::Whole;
             }
-            if self.transport > MAX_OFFSET {
+            if self.transport > MAX_TRANSPORT {
                 return Reading::Unsupported;
             }
             steps += 1;

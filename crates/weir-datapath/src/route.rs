@@ -217,13 +217,13 @@ impl<T: Tables> Way<'_, T> {
     /// A later fragment.
     #[inline(always)]
     fn follow(&self, layers: &Layers, chosen: &mut Chosen) -> Result<Step, Reason> {
-        let memory = fragment::memory(self.tables, &self.control, layers);
+        let (memory, hash) = fragment::memory(self.tables, &self.control, layers);
         let id = fragment::recall(self.tables, &memory).ok_or(Reason::FragmentOrphan)?;
         let backend = self.tables.backend(id).ok_or(Reason::TableCorrupt)?;
         if !backend.is_alive() {
             return Err(Reason::FragmentOrphan);
         }
-        let hash = memory.bucket as u64 | (memory.tag as u64) << 34;
+        may_send(layers)?;
         Ok(chosen.put(&Choice { id, backend, reason: Reason::FragmentFollowed, hash }))
     }
 
@@ -329,7 +329,7 @@ fn dispatch<F: Frame, T: Tables>(
     let backend = tables.backend(chosen.id).ok_or(Reason::TableCorrupt)?;
     let choice = Choice { id: chosen.id, backend, reason: chosen.reason, hash: chosen.hash };
     if layers.part == Part::First {
-        let memory = fragment::memory(tables, &control, layers);
+        let (memory, _) = fragment::memory(tables, &control, layers);
         fragment::remember(tables, &memory, choice.id);
     }
     let kind = Kind::of_choice(&choice);

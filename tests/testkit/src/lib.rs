@@ -14,7 +14,7 @@ mod random;
 mod tables;
 pub mod verified;
 
-pub use fixture::{Expected, Fixture, Step, fixtures};
+pub use fixture::{Expected, Fixture, Held, SPREAD, Step, fixtures};
 pub use frame::MemoryFrame;
 pub use image::{DirectorSpec, Image, ServiceSpec, SourceSpec, Travel};
 pub use outer::How;

@@ -21,6 +21,14 @@ fn every_fixture_holds_in_the_kernel() {
     }
 }
 
+#[test]
+fn every_fixture_holds_in_the_program_for_packets_in_several_buffers() {
+    let kernel = Kernel::for_several_buffers().expect("loading the director needs root");
+    for fixture in fixtures(LOOPBACK) {
+        kernel.hold(&fixture);
+    }
+}
+
 /// The number of random packets: 10^5, or what `WEIR_DIFFERENTIAL_PACKETS` says.
 fn packets() -> u64 {
     std::env::var("WEIR_DIFFERENTIAL_PACKETS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000)

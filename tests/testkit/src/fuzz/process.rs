@@ -105,7 +105,7 @@ fn one(image: &Image, tables: &MemoryTables, packet: &[u8]) {
     let service = image.specs.iter().filter(|spec| spec.has_vip(destination)).find(|spec| {
         let how = How::of(spec, &image.director);
         spec.backends.iter().any(|backend| {
-            let checked = outer::check_wrapped(packet, frame.bytes(), *backend, &how);
+            let checked = outer::check_wrapped(packet, frame.bytes(), *backend, how);
             checked.map_err(|problem| problems.push(problem)).is_ok()
         })
     });
