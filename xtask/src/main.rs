@@ -1,4 +1,4 @@
-//! weir's project commands: `cargo xtask setup | build | dist | demo | e2e | bench | test | ci | check-…`.
+//! weir's project commands: `cargo xtask setup | build | dist | demo | e2e | bench | replay | test | ci | check-…`.
 //!
 //! Owns: the command line. May not touch: weir's crates; it builds and runs them, and reads their sources, so
 //! that it compiles in seconds on a machine that has nothing but a stable Rust and a C compiler.
@@ -71,6 +71,17 @@ enum Command {
         #[arg(last = true)]
         rest: Vec<OsString>,
     },
+    /// Send packet suites recorded from another load balancer through weir, and compare.
+    Replay {
+        /// A directory with `fixtures/SUITE.json` and `provision/SUITE.json`.
+        directory: PathBuf,
+        /// Only this suite; may be given more than once.
+        #[arg(long, value_name = "NAME")]
+        suite: Vec<OsString>,
+        /// More options for `weir-replay`.
+        #[arg(last = true)]
+        rest: Vec<OsString>,
+    },
     /// Run every test: unit, property, documentation, packet fixtures, end to end.
     Test,
     /// Run every check that a change must pass, and every test.
@@ -120,6 +131,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo { json, keep, rest } => run::demo(&workspace, json, keep, &rest),
         Command::E2e { suite, rest } => run::e2e(&workspace, &suite, &rest),
         Command::Bench { json, rest } => run::bench(&workspace, json, &rest),
+        Command::Replay { directory, suite, rest } => run::replay(&workspace, &directory, &suite, &rest),
         Command::Test => run::test(&workspace).map(done),
         Command::Ci => ci::run(&workspace),
         Command::CheckDeps => deps::check(&workspace).map(|summary| report(&summary)),

@@ -46,7 +46,12 @@ fn echo_in_place<F: Frame>(frame: &mut F, link: &Link, layers: &Layers) -> Resul
         }
     };
     let head = frame.at_mut::<Icmp>(layers.transport & MAX_OFFSET).ok_or(NoRoom)?;
-    head.checksum = checksum::replace(head.checksum, [head.kind, head.code], [reply, head.code]);
+    head.checksum = match checksum::replace(head.checksum, [head.kind, head.code], [reply, head.code]) {
+        // Of a message of nothing but zeros, whose sum is zero, the update makes "minus zero" (RFC 1624, section 3). The
+        // other zero is right there, and wherever the sum is not zero both are.
+        [0, 0] => [0xff, 0xff],
+        check => check,
+    };
     head.kind = reply;
     link.turned().write(frame, link.ether_type)
 }
