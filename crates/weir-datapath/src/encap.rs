@@ -243,10 +243,13 @@ fn outer_v6<W: Words>(
     next_header: IpProtocol,
 ) -> Ipv6 {
     let Address([high, low]) = choice.backend.source();
-    let spread = if byte & SPREAD_SOURCE == 0 { 0 } else { choice.hash & control.source_mask_v6() };
+    let spreads = byte & SPREAD_SOURCE != 0;
+    let spread = if spreads { choice.hash & control.source_mask_v6() } else { 0 };
+    // Routers tell flows apart by it (RFC 6438), unless the source or GUE's port does that already: one place is enough.
+    let told_apart = spreads || between != 0;
     Ipv6::emit(&Ipv6Repr {
         traffic_class: inner.tos,
-        flow_label: (choice.hash >> 12) as u32,
+        flow_label: if told_apart { 0 } else { (choice.hash >> 12) as u32 },
         payload_len: (inner.len + between as u32) as u16,
         next_header,
         hop_limit: OUTER_TTL,

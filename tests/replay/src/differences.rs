@@ -140,7 +140,7 @@ static DONT_FRAGMENT: Difference = Difference {
 
 static FLOW_LABEL: Difference = Difference {
     name: "flow label of the outer header",
-    why: "weir's is the flow's (RFC 6438), so that routers spread flows over equal paths; the peer's is zero",
+    why: "weir's is the flow's (RFC 6438) where nothing else tells flows apart, so that routers spread them over equal paths",
     is_it: |case| {
         case.only_bits(&[(15, 0x0f), (16, 0xff), (17, 0xff)]) && case.made.packet[12..14] == [0x86, 0xdd]
     },

@@ -137,8 +137,9 @@ fn outer_ip(
                 source = SPREAD_NETWORK_V6.octets();
                 source[8..].copy_from_slice(&free[16..24]);
             }
-            // The flow label is free (RFC 6437).
-            expected.extend_from_slice(&[0x60 | class >> 4, class << 4 | free[1] & 0x0f, free[2], free[3]]);
+            // The flow label is free (RFC 6437), or none where something else tells flows apart.
+            let label = if how.travel == Travel::Ipip { [free[1] & 0x0f, free[2], free[3]] } else { [0; 3] };
+            expected.extend_from_slice(&[0x60 | class >> 4, class << 4 | label[0], label[1], label[2]]);
             expected.extend_from_slice(&(len as u16).to_be_bytes());
             expected.extend_from_slice(&[protocol, 64]);
             expected.extend_from_slice(&source);
