@@ -14,7 +14,10 @@ use clap::{Parser, Subcommand};
 
 mod basic;
 mod capture;
+mod clients;
 mod control;
+mod datagram;
+mod datapath;
 mod demo;
 mod director;
 mod errors;
@@ -33,8 +36,16 @@ use harness::Suite;
 use weir::Weir;
 
 /// Every suite, in the order they run.
-static SUITES: &[&Suite] =
-    &[&lab::SUITE, &basic::SUITE, &real::SUITE, &control::SUITE, &errors::SUITE, &iptunnel::SUITE];
+static SUITES: &[&Suite] = &[
+    &lab::SUITE,
+    &basic::SUITE,
+    &real::SUITE,
+    &datapath::SUITE,
+    &clients::SUITE,
+    &control::SUITE,
+    &errors::SUITE,
+    &iptunnel::SUITE,
+];
 
 /// End-to-end tests of weir in network namespaces.
 #[derive(Debug, Parser)]
@@ -74,6 +85,8 @@ enum Command {
     DatagramEcho(gue::EchoArgs),
     #[command(hide = true)]
     DatagramReceive(gue::ReceiveArgs),
+    #[command(hide = true)]
+    DatagramAsk(datagram::AskArgs),
 }
 
 fn main() -> ExitCode {
@@ -92,6 +105,7 @@ fn main() -> ExitCode {
         Command::GueSend(args) => gue::send(&args).map(|()| ExitCode::SUCCESS),
         Command::DatagramEcho(args) => gue::echo(&args).map(|()| ExitCode::SUCCESS),
         Command::DatagramReceive(args) => gue::receive(&args).map(|()| ExitCode::SUCCESS),
+        Command::DatagramAsk(args) => datagram::ask(&args).map(|()| ExitCode::SUCCESS),
         Command::List => {
             harness::list(SUITES);
             Ok(ExitCode::SUCCESS)
