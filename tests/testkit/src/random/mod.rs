@@ -1,9 +1,15 @@
 //! Random packets and tables, reproducible from a seed.
-use crate::packet::Builder;
-use crate::{Image, ServiceSpec};
+//!
+//! Owns: how likely what is. Invariant: both draw from the same few addresses, ports, identifications and server ids, so
+//! that what they say of each other comes up often: a fragment after its first, an error about a flow, a server that is down.
+
+mod packet;
+mod tables;
+
+pub use packet::random_packet;
+pub use tables::random_image;
+
 use std::net::IpAddr;
-use weir_abi::NoBackend;
-use weir_wire::IpProtocol;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, seedable, good enough to choose test packets.
 #[derive(Clone, Debug)]
@@ -26,13 +32,25 @@ impl Random {
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())]
     }
 }
 
+/// Ports of services.
+const PORTS: [u16; 3] = [53, 80, 443];
+/// Server ids that services know are below this.
+const SERVER_IDS: usize = 8;
+/// The UDP port of GUE.
+const GUE_PORT: u16 = 6080;
+/// Where wrapped packets may come to, by family.
+const DIRECTORS: [&str; 2] = ["10.0.0.2", "2001:db8::2"];
+/// QUIC-LB's config rotation.
+const ROTATION: u8 = 2;
+
+/// One of a few addresses that may be VIPs.
 fn vip(random: &mut Random) -> IpAddr {
-    let last = random.below(4) as u8;
+    let last = random.pick(&[0, 0, 0, 1, 1, 1, 2, 3]);
     if random.one_in(2) {
         IpAddr::from([192, 0, 2, last])
     } else {
@@ -40,63 +58,11 @@ fn vip(random: &mut Random) -> IpAddr {
     }
 }
 
-/// Tables with up to a dozen services around the addresses [`random_packet`] uses.
-pub fn random_image(random: &mut Random, ifindex: u32) -> Image {
-    let mut specs: Vec<ServiceSpec> = Vec::new();
-    for _ in 0..=random.below(12) {
-        let vip = vip(random);
-        let spec = ServiceSpec {
-            vip,
-            port: *random.pick(&[0, 53, 80, 443]),
-            protocol: *random.pick(&[6, 17]),
-            backends: (0..random.below(5))
-                .map(|n| match (vip, random.one_in(2)) {
-                    (IpAddr::V4(_), true) => IpAddr::from([10, 0, 0, n as u8]),
-                    _ => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100 + n as u16]),
-                })
-                .collect(),
-            no_backend: *random.pick(&[NoBackend::Drop, NoBackend::Pass]),
-            mtu: *random.pick(&[1280, 1500]),
-            ..ServiceSpec::tcp("192.0.2.0", &[])
-        };
-        if specs.iter().all(|other| other.key() != spec.key()) {
-            specs.push(spec);
-        }
+/// A client of the VIP's family.
+fn client(random: &mut Random, vip: IpAddr) -> IpAddr {
+    let last = random.below(6) as u8;
+    match vip {
+        IpAddr::V4(_) => IpAddr::from([198, 51, 100, last]),
+        IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 7, 0, 0, 0, 0, u16::from(last)]),
     }
-    Image::new(specs, ifindex)
-}
-
-/// A packet of at least an Ethernet header: mostly well-formed, often mutated, sometimes noise.
-pub fn random_packet(random: &mut Random) -> Vec<u8> {
-    if random.one_in(20) {
-        return (0..14 + random.below(100)).map(|_| random.bits() as u8).collect();
-    }
-    let destination = vip(random);
-    let source: IpAddr = match destination {
-        IpAddr::V4(_) => IpAddr::from([198, 51, 100, random.below(8) as u8]),
-        IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 7, 0, 0, 0, 0, random.below(8) as u16]),
-    };
-    let builder = Builder {
-        source,
-        destination,
-        tos: random.bits() as u8,
-        options: vec![1; if random.one_in(8) { 4 * random.below(11) } else { 0 }],
-        payload: vec![0x5a; if random.one_in(6) { random.below(1500) } else { random.below(40) }],
-    };
-    let (from, to) = (1024 + random.below(64) as u16, *random.pick(&[53, 80, 443, 22]));
-    let mut packet = match random.below(10) {
-        0..=5 => builder.tcp(from, to, *random.pick(&[0x02, 0x10, 0x12, 0x11, 0x04])),
-        6..=8 => builder.udp(from, to),
-        _ => builder.ip(IpProtocol(random.bits() as u8), &[random.bits() as u8; 24]),
-    };
-    if random.one_in(3) {
-        for _ in 0..=random.below(3) {
-            let at = 12 + random.below(packet.len().min(80) - 12);
-            packet[at] = random.bits() as u8;
-        }
-    }
-    if random.one_in(6) {
-        packet.truncate(14 + random.below(packet.len() - 13));
-    }
-    packet
 }
