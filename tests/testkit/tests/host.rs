@@ -1,8 +1,10 @@
 //! Fixtures through the datapath as compiled for the host, and what a fixture cannot say.
-use weir_abi::{BackendState, Encapsulation, Reason, Verdict};
+use weir_abi::{BackendState, Encapsulation, NoBackend, Reason, Verdict};
 use weir_datapath::process;
 use weir_testkit::packet::{Builder, fragments};
-use weir_testkit::{Fixture, Image, MemoryFrame, MemoryTables, SPREAD, ServiceSpec, Travel, fixtures};
+use weir_testkit::{
+    DirectorSpec, Fixture, Image, MemoryFrame, MemoryTables, SPREAD, ServiceSpec, Travel, fixtures,
+};
 
 const IFINDEX: u32 = 1;
 
@@ -86,6 +88,51 @@ fn a_flow_moves_when_its_backend_goes_down_and_only_then() {
             // The ring still names the dead backend here, which user space never leaves so: refused, not misrouted.
             assert_eq!(outcome.reason, Reason::TableCorrupt);
         }
+    }
+}
+
+#[test]
+fn fragments_are_forgotten_after_four_ticks_of_eight_seconds() {
+    let spec = ServiceSpec { protocol: 17, ..ServiceSpec::tcp("192.0.2.10", &["10.0.0.11"]) };
+    let mut image = Image::new(vec![spec], IFINDEX);
+    // A tick is a jiffy.
+    image.set_flow_geometry(1 << 10, 0);
+    let tables = MemoryTables::new(&image);
+    let packet = Builder::new("198.51.100.7", "192.0.2.10").payload(64).udp(1000, 80);
+    let [first, later] = fragments(&packet, 16, 1);
+    // The clock of the table's entries wraps after 4096 ticks.
+    for began in [0, 4000, 4094] {
+        tables.set_jiffies(began);
+        run(&tables, &first);
+        for (age, reason) in
+            [(0, Reason::FragmentFollowed), (4, Reason::FragmentFollowed), (5, Reason::FragmentOrphan)]
+        {
+            tables.set_jiffies(began + age);
+            assert_eq!(run(&tables, &later).0.reason, reason, "{age} ticks after tick {began}");
+        }
+    }
+}
+
+#[test]
+fn budgets_are_renewed_with_each_tick() {
+    use weir_abi::Budget;
+    let spec = ServiceSpec { budget: Budget::at_least(2), ..ServiceSpec::tcp("192.0.2.10", &["10.0.0.11"]) };
+    let none =
+        ServiceSpec { port: 81, backends: Vec::new(), no_backend: NoBackend::Unreachable, ..spec.clone() };
+    let director = DirectorSpec { error_budget: 2, ..DirectorSpec::default() };
+    let mut image = Image::with(vec![spec, none], director, &[], IFINDEX);
+    image.set_flow_geometry(1 << 10, 0);
+    let tables = MemoryTables::new(&image);
+    for tick in [0, 1, 5000] {
+        tables.set_jiffies(tick);
+        let reasons = |port: u16| -> Vec<Reason> {
+            let packet = |from| Builder::new("198.51.100.7", "192.0.2.10").tcp(from, port, 0x02);
+            let first = 10 * tick as u16;
+            (first..first + 3).map(|from| run(&tables, &packet(from)).0.reason).collect()
+        };
+        assert_eq!(reasons(80), [Reason::RingNew, Reason::RingNew, Reason::RingUntracked], "tick {tick}");
+        let told = Reason::UnreachableReply;
+        assert_eq!(reasons(81), [told, told, Reason::NoBackendDrop], "tick {tick}");
     }
 }
 
