@@ -8,9 +8,10 @@ use crate::layers::Layers;
 use crate::{Memory, Tables, flow_table};
 use weir_abi::{Control, Family, FlowEntry};
 
-/// How long the fragments of a packet may be apart, in ticks of about a second: the time Linux keeps an unfinished packet
-/// (RFC 8200, section 4.5, says 60 s; RFC 791 15 s).
-const IDLE_TICKS: u32 = 30;
+/// How long the fragments of a packet may be apart, in ticks of about eight seconds: the 30 s that Linux keeps an
+/// unfinished packet (RFC 8200, section 4.5, says 60 s; RFC 791 15 s). Longer would be worse: identifications come round
+/// again, and what is remembered under one is then another packet's.
+const IDLE_TICKS: u32 = 4;
 
 /// What the packet of these layers is known by, and the hash that is cut from.
 #[inline(always)]
@@ -35,7 +36,6 @@ pub(crate) fn memory<T: Tables>(tables: &T, control: &Control<T::Words>, layers:
 #[inline(always)]
 pub(crate) fn recall<T: Tables>(tables: &T, memory: &Memory) -> Option<u32> {
     let recall = flow_table::recall(&tables.fragment_bucket(memory.bucket)?, memory)?;
-    // Identifications come round again.
     if recall.entry.age(memory.now) > IDLE_TICKS { None } else { Some(recall.entry.backend()) }
 }
 

@@ -180,6 +180,8 @@ impl Layers {
                 return Reading::Truncated;
             };
             let size = match self.protocol {
+                // A fragment of a fragment: nobody sends one, and the inner header must not make a whole packet of it.
+                IpProtocol::FRAGMENT if self.part != Part::Whole => return Reading::Unsupported,
                 IpProtocol::FRAGMENT => {
                     self.id = u32::from_ne_bytes(id);
                     let word = u16::from_be_bytes([high, low]);

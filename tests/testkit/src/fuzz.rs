@@ -13,7 +13,7 @@ mod text;
 
 pub use agent::{mss, unwrap};
 pub use iptunnel::iptunnel;
-pub use process::{Arrival, process, process_input};
+pub use process::{Arrival, once, process, process_input};
 pub use text::{config, hash_key};
 
 /// A fuzz target: its name (as of its program and its directories) and its body.

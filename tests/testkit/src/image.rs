@@ -237,6 +237,13 @@ impl Image {
         self.control = cells.map(|cell| cell.get());
     }
 
+    /// The backends of a service that are not down, by its place in `specs`.
+    pub fn alive(&self, service: usize) -> Vec<IpAddr> {
+        let first = 1 + self.specs[..service].iter().map(|spec| spec.backends.len()).sum::<usize>();
+        let backends = self.specs[service].backends.iter().zip(&self.backends[first..]);
+        backends.filter(|(_, record)| (record[5] >> 48) as u8 != 0).map(|(address, _)| *address).collect()
+    }
+
     /// Takes a backend down; `healed`: the rings name others of its service instead, where there are any, as user space
     /// always leaves them.
     pub fn take_down(&mut self, id: u32, healed: bool) {
