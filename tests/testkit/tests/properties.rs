@@ -189,13 +189,12 @@ proptest! {
                 continue;
             }
             let (outcome, bytes) = run(&tables, &later);
-            match homes.get(&id) {
-                Some(of_first) => {
-                    prop_assert_eq!(outcome.reason, Reason::FragmentFollowed);
-                    prop_assert_eq!(&home(&bytes), of_first);
-                }
-                None => prop_assert_eq!(outcome.reason, Reason::FragmentOrphan),
-            }
+            let Some(of_first) = homes.get(&id) else {
+                prop_assert_eq!(outcome.reason, Reason::FragmentOrphan);
+                continue;
+            };
+            prop_assert_eq!(outcome.reason, Reason::FragmentFollowed);
+            prop_assert_eq!(&home(&bytes), of_first);
         }
     }
 
