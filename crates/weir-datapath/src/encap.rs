@@ -131,12 +131,12 @@ pub(crate) fn general<F: Frame, W: Words>(
     let backend = &choice.backend;
     let byte = backend.encapsulation_byte();
     let kind = Kind::of(byte);
-    let overhead = kind.overhead(layers.family).ok_or(Reason::TableCorrupt)?;
-    let id = match layers.family {
+    let overhead = kind.overhead(layers.family()).ok_or(Reason::TableCorrupt)?;
+    let id = match layers.family() {
         Family::V4 => (layers.id as u16).to_ne_bytes(),
         Family::V6 => [0; 2],
     };
-    let inner = Inner { family: layers.family, tos: layers.tos, len: layers.len as u32, id };
+    let inner = Inner { family: layers.family(), tos: layers.tos, len: layers.len as u32, id };
     // Of the packet, before the head moves.
     let sum = match kind.0 {
         Kind::GUE_IN_IP6 if control.features().has(Features::GUE_CHECKSUM) => {
@@ -159,7 +159,7 @@ pub(crate) fn general<F: Frame, W: Words>(
     let outer_type = match kind.0 {
         Kind::IP4_IN_IP4 | Kind::IP6_IN_IP4 | Kind::GUE_IN_IP4 => EtherType::IPV4,
         Kind::IP6_IN_IP6 | Kind::IP4_IN_IP6 | Kind::GUE_IN_IP6 => EtherType::IPV6,
-        _ => match layers.family {
+        _ => match layers.family() {
             Family::V4 => EtherType::IPV4,
             Family::V6 => EtherType::IPV6,
         },

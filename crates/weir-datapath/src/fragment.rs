@@ -16,13 +16,13 @@ const IDLE_TICKS: u32 = 4;
 /// What the packet of these layers is known by, and the hash that is cut from.
 #[inline(always)]
 pub(crate) fn memory<T: Tables>(tables: &T, control: &Control<T::Words>, layers: &Layers) -> (Memory, u64) {
-    let protocol = match layers.family {
+    let protocol = match layers.family() {
         Family::V4 => layers.protocol.0,
         Family::V6 => 0,
     };
     let (source, destination) = (layers.source, layers.destination);
     let key = control.hash_key();
-    let hash = fragment_hash(layers.family, source, destination, protocol, layers.id, key);
+    let hash = fragment_hash(layers.family(), source, destination, protocol, layers.id, key);
     let memory = Memory {
         bucket: hash as u32 & control.fragment_mask(),
         tag: FlowEntry::tag_of(hash, 0),

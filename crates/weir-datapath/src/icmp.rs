@@ -22,7 +22,7 @@ pub(crate) enum Message {
 /// Whether the layers lead to ICMP of their family.
 #[inline(always)]
 pub(crate) fn is_icmp(layers: &Layers) -> bool {
-    match layers.family {
+    match layers.family() {
         Family::V4 => layers.protocol == IpProtocol::ICMP,
         Family::V6 => layers.protocol == IpProtocol::ICMPV6,
     }
@@ -35,7 +35,7 @@ pub(crate) fn message<F: Frame>(frame: &F, layers: &Layers) -> Option<Message> {
         return None;
     }
     let head = frame.at::<Icmp>(layers.transport & MAX_OFFSET)?;
-    Some(match (layers.family, head.kind) {
+    Some(match (layers.family(), head.kind) {
         (Family::V4, icmpv4::ECHO) | (Family::V6, icmpv6::ECHO) => Message::Echo,
         (Family::V4, icmpv4::UNREACHABLE | icmpv4::TIME_EXCEEDED | icmpv4::PARAMETER_PROBLEM)
         | (
@@ -62,7 +62,7 @@ pub(crate) struct Quoted {
 pub(crate) fn quoted<F: Frame>(frame: &F, layers: &Layers) -> Option<Quoted> {
     let ip_at = (layers.transport + Icmp::LEN) & MAX_OFFSET;
     let room = layers.payload - Icmp::LEN;
-    let (source, destination, protocol, header_len) = match layers.family {
+    let (source, destination, protocol, header_len) = match layers.family() {
         Family::V4 => {
             let ip = frame.at::<Ipv4>(ip_at)?;
             if ip.version() != 4 || ip.header_len() < Ipv4::LEN || ip.fragment_offset() != 0 {
@@ -94,7 +94,7 @@ pub(crate) fn quoted<F: Frame>(frame: &F, layers: &Layers) -> Option<Quoted> {
     let ports = frame.at::<Ports>(transport)?;
     let key = ServiceKey {
         vip: source,
-        family: layers.family,
+        family: layers.family(),
         protocol: protocol.0,
         port: u16::from_ne_bytes(ports.source),
         prefix_len: 0,

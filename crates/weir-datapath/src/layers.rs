@@ -21,17 +21,17 @@ pub(crate) const MAX_OFFSET: usize = 0x3ff;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// All of it.
-    Whole,
+    Whole = 0,
     /// The first fragment, with the transport header.
     First,
     /// A later one.
     Later,
 }
 
-/// An IP packet down to its transport header.
+/// An IP packet down to its transport header. All zeros are a valid value (that of nothing read).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layers {
-    pub(crate) family: Family,
+    is_v6: bool,
     pub(crate) source: Address,
     pub(crate) destination: Address,
     /// DSCP and ECN.
@@ -113,7 +113,7 @@ impl Parsed {
 
 impl Layers {
     const NOTHING: Self = Self {
-        family: Family::V4,
+        is_v6: false,
         source: Address([0, 0]),
         destination: Address([0, 0]),
         tos: 0,
@@ -127,12 +127,17 @@ impl Layers {
         extended: false,
     };
 
+    #[inline(always)]
+    pub(crate) fn family(&self) -> Family {
+        if self.is_v6 { Family::V6 } else { Family::V4 }
+    }
+
     /// Reads the IPv4 packet at `l3`.
     #[inline(always)]
     fn read_v4<F: Frame>(&mut self, frame: &F, l3: usize) -> Reading {
         let l3 = l3 & 0x1f;
         let Some(&ip) = frame.at::<Ipv4>(l3) else { return Reading::NoHeader };
-        self.family = Family::V4;
+        self.is_v6 = false;
         self.destination = v4(ip.destination);
         let (header_len, len) = (ip.header_len(), ip.total_len() as usize);
         if ip.version() != 4 || header_len < Ipv4::LEN || len < header_len || l3 + len > frame.len() {
@@ -160,7 +165,7 @@ impl Layers {
     fn read_v6<F: Frame>(&mut self, frame: &F, l3: usize) -> Reading {
         let l3 = l3 & 0x1f;
         let Some(&ip) = frame.at::<Ipv6>(l3) else { return Reading::NoHeader };
-        self.family = Family::V6;
+        self.is_v6 = true;
         self.destination = v6(ip.destination);
         self.payload = ip.payload_len() as usize;
         self.len = Ipv6::LEN + self.payload;

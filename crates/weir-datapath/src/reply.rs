@@ -35,7 +35,7 @@ pub(crate) fn echo<F: Frame>(frame: &mut F, parsed: &Parsed) -> bool {
 #[inline(always)]
 fn echo_in_place<F: Frame>(frame: &mut F, link: &Link, layers: &Layers) -> Result<(), NoRoom> {
     let l3 = link.len() & 0x1f;
-    let reply = match layers.family {
+    let reply = match layers.family() {
         Family::V4 => {
             frame.at_mut::<Ipv4>(l3).ok_or(NoRoom)?.turn(OUTER_TTL);
             icmpv4::ECHO_REPLY
@@ -61,7 +61,7 @@ fn echo_in_place<F: Frame>(frame: &mut F, link: &Link, layers: &Layers) -> Resul
 #[inline(never)]
 pub(crate) fn too_big<F: Frame>(frame: &mut F, parsed: &Parsed, mtu: usize) -> bool {
     let (link, layers) = (&parsed.link, &parsed.layers);
-    let told = match layers.family {
+    let told = match layers.family() {
         Family::V4 => {
             let rest = (mtu as u32 & 0xffff).to_be_bytes();
             let head = Icmp::new(icmpv4::UNREACHABLE, icmpv4::FRAGMENTATION_NEEDED, rest);
@@ -80,7 +80,7 @@ pub(crate) fn too_big<F: Frame>(frame: &mut F, parsed: &Parsed, mtu: usize) -> b
 #[inline(never)]
 pub(crate) fn unreachable<F: Frame>(frame: &mut F, parsed: &Parsed) -> bool {
     let (link, layers) = (&parsed.link, &parsed.layers);
-    let told = match layers.family {
+    let told = match layers.family() {
         Family::V4 => {
             let head = Icmp::new(icmpv4::UNREACHABLE, icmpv4::HOST, [0; 4]);
             error_v4::<F, QUOTE_V4>(frame, link, layers, head)
