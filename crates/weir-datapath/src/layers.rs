@@ -166,6 +166,8 @@ impl Layers {
         let l3 = l3 & 0x1f;
         let Some(&ip) = frame.at::<Ipv6>(l3) else { return Reading::NoHeader };
         self.is_v6 = true;
+        // Unless there are extension headers that say otherwise.
+        (self.part, self.id, self.extended) = (Part::Whole, 0, false);
         self.destination = v6(ip.destination);
         self.payload = ip.payload_len() as usize;
         self.len = Ipv6::LEN + self.payload;
