@@ -24,6 +24,7 @@ pub(crate) const SUITE: Suite = Suite {
         Case { name: "a client stays with one backend", run: by_source },
         Case { name: "clients are denied, allowed, and sent to their backend", run: lists },
         Case { name: "a sources file of 200,000 lines", run: large_list },
+        Case { name: "a list that there is no room for is refused", run: no_room },
         Case { name: "packets go to the server that they name", run: server_ids },
         Case { name: "a backend that is down gets nothing", run: down },
         Case { name: "who finds nobody is told so", run: unreachable },
@@ -193,6 +194,23 @@ fn large_list(cx: &mut Context<'_>) -> anyhow::Result<()> {
         started.as_secs_f64(),
         reloaded.as_secs_f64()
     ));
+    Ok(())
+}
+
+/// A director that was started without lists has room for 4096 prefixes.
+fn no_room(cx: &mut Context<'_>) -> anyhow::Result<()> {
+    let lab = Lab::up(cx, Topology::Routed)?;
+    let vip = lab.vips().v4;
+    let file = lab.dir().join("sources");
+    let lines: Vec<String> = (0..4097).map(|n| format!("10.0.{}.{} deny\n", n >> 8, n & 255)).collect();
+    std::fs::write(&file, lines.concat())?;
+    let keys = format!("sources_file = \"{}\"", file.display());
+    std::fs::write(lab.config_path(), config("", &[web(vip, &keys, &IPV4)]))?;
+    let out = lab.reload()?;
+    let says = "cannot take 4097 prefixes of clients while the director runs";
+    ensure!(!out.ok() && out.stderr.contains(says) && out.stderr.contains("help: stop weir"), "{out}");
+    load::requests(&lab, vip, 30, 2)?.all_answered_by(&EVERYBODY)?;
+    cx.show(out.stderr.lines().next().unwrap_or_default());
     Ok(())
 }
 

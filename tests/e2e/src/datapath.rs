@@ -32,6 +32,7 @@ pub(crate) const SUITE: Suite = Suite {
         Case { name: "a backend that is the director itself", run: local },
         Case { name: "flat: packets for layer 2 are not wrapped", run: layer2 },
         Case { name: "a backend behind a router is refused for layer 2", run: layer2_refused },
+        Case { name: "packets for a VLAN leave with its tag", run: vlan },
         Case { name: "packets that come wrapped are unwrapped and balanced", run: unwraps },
     ],
 };
@@ -366,6 +367,34 @@ fn layer2_refused(cx: &mut Context<'_>) -> anyhow::Result<()> {
     let says = "reaches only machines on the same link, and this one is behind 10.0.1.1";
     ensure!(!out.ok() && out.stderr.contains(says) && out.stderr.contains("help: "), "{out}");
     cx.show(out.stderr.lines().next().unwrap_or_default());
+    Ok(())
+}
+
+/// The lab has no VLANs, so nobody answers; the frames are on the wire all the same.
+fn vlan(cx: &mut Context<'_>) -> anyhow::Result<()> {
+    let lab = Lab::up(cx, Topology::Routed)?;
+    let vips = lab.vips();
+    let pinned = |vip, addresses: &[&str]| web(vip, "", &addresses[..1]) + "vlan = 7\n";
+    put(&lab, &config("", &[pinned(vips.v4, &IPV4), pinned(vips.v6, &IPV6)]))?;
+    let (host, interface) = lab.director_peer();
+    for (vip, url, inside) in [
+        (vips.v4, format!("http://{}/", vips.v4), "vlan 7 and ip proto 4"),
+        (vips.v6, format!("http://[{}]/", vips.v6), "vlan 7 and ip6 proto 41"),
+    ] {
+        let before = crate::director::packets(&lab.status()?, "forward");
+        let tagged = Capture::start(&lab, host, interface, inside)?;
+        let out = lab.exec("client", &["curl", "-sS", "--max-time", "2", &url])?;
+        let tagged = tagged.stop()?.len() as u64;
+        let sent = crate::director::packets(&lab.status()?, "forward") - before;
+        ensure!(
+            !out.ok() && sent > 0 && tagged == sent,
+            "{vip}: {tagged} of {sent} packets have the tag: {out}"
+        );
+        let status = lab.status()?;
+        let backend = &status["services"][0]["backends"][0];
+        ensure!(backend["vlan"] == 7 && backend["interface"] == "eth0", "the report: {backend}");
+        cx.show(format!("{vip}: {tagged} wrapped packets left with the tag 7"));
+    }
     Ok(())
 }
 
