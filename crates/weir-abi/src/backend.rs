@@ -1,5 +1,5 @@
 //! Backends: where a packet goes once its backend is known, in one cache line.
-use crate::{Address, Words};
+use crate::{Address, Family, Words};
 
 /// No backend has this id.
 pub const NO_BACKEND_ID: u32 = 0;
@@ -81,6 +81,14 @@ impl Encapsulation {
             Self::Ip6InIp6 | Self::Ip4InIp6 => 40,
             Self::GueInIp6 => 48,
             Self::Layer2 | Self::Local => 0,
+        }
+    }
+    /// Family of the outer header; `None` where there is none.
+    pub fn outer_family(self) -> Option<Family> {
+        match self {
+            Self::Ip4InIp4 | Self::Ip6InIp4 | Self::GueInIp4 => Some(Family::V4),
+            Self::Ip6InIp6 | Self::Ip4InIp6 | Self::GueInIp6 => Some(Family::V6),
+            Self::Layer2 | Self::Local => None,
         }
     }
     /// The protocol number of an outer IPv4 header, if there is one.

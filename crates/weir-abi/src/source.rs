@@ -9,7 +9,7 @@ use crate::{Address, Family};
 /// | --- | --- |
 /// | 0 | bits that must match: 32 and the prefix length (bits 0-31); what the prefix belongs to (32-63): an IP version, or a source list |
 /// | 1, 2 | the address, packet order; an IPv4 address is the first four bytes |
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct PrefixKey(pub [u64; 3]);
 
@@ -98,6 +98,10 @@ impl ServerKey {
     pub const fn of_source(service_id: u32, number: u32) -> Self {
         Self(number as u64 | 1 << 32 | (service_id as u64) << 40)
     }
+    /// Whether it is packets that name the server, rather than a source list.
+    pub const fn is_of_packet(self) -> bool {
+        (self.0 >> 32) as u8 == 0
+    }
     /// The service.
     pub const fn service_id(self) -> u32 {
         (self.0 >> 40) as u32
@@ -124,6 +128,8 @@ mod tests {
         for number in [0, 1, u32::MAX] {
             assert_eq!(SourceRule::server(number).to_server(), Some(number));
         }
+        let keys = [ServerKey::of_packet(5, u32::MAX), ServerKey::of_source(5, u32::MAX)];
+        assert_eq!(keys.map(|key| (key.is_of_packet(), key.service_id())), [(true, 5), (false, 5)]);
         assert_eq!((SourceRule::DENY.to_server(), SourceRule::ALLOW.to_server()), (None, None));
     }
 }

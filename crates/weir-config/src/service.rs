@@ -182,6 +182,7 @@ fn read(section: &Section<'_>, slots: RingSlots, seen: &mut Seen, report: &mut R
 
     let (key, balancing) = (key?, balancing?);
     let entries = clients.into_entries();
+    let addresses: Vec<_> = backends.iter().flatten().map(|backend| backend.value.address).collect();
     let service = Service {
         name: name?.value,
         key,
@@ -197,7 +198,7 @@ fn read(section: &Section<'_>, slots: RingSlots, seen: &mut Seen, report: &mut R
         allow: allow?,
         deny: deny?,
         sources_file: sources_file.optional().ok()?,
-        sources: sources::put_together(entries.clone(), key.vip.is_ipv4(), |_, _| {}),
+        sources: sources::put_together(entries.clone(), key.vip.is_ipv4(), &addresses, |_, _| {}),
         ring_slots: ring_slots?,
         no_backend: no_backend?,
         idle_timeout: idle.or(idle_timeout(key.protocol))?,

@@ -4,10 +4,13 @@
 //! `sources_file`). Invariant: a list holds each prefix once, all of one family, in order; 24 bytes a prefix, however it
 //! was written.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::hash::Hasher as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+
+use siphasher::sip::SipHasher24;
 
 use crate::diagnostic::{Report, Span};
 use crate::prefix::Prefix;
@@ -42,6 +45,8 @@ pub struct Sources {
     entries: Arc<Vec<Entry>>,
     ipv4: bool,
     others_denied: bool,
+    fingerprint: u64,
+    targets: Arc<[usize]>,
 }
 
 impl Sources {
@@ -58,6 +63,17 @@ impl Sources {
     /// What becomes of clients in none of the prefixes: denied if any is allowed by name, else allowed.
     pub fn others(&self) -> SourceAction {
         if self.others_denied { SourceAction::Deny } else { SourceAction::Allow }
+    }
+
+    /// A number that lists with the same prefixes and actions share and others do not, on every machine. A backend counts
+    /// by its address, not by its place in the file; what becomes of [other clients](Self::others) does not count.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// The backends that clients are sent to, ascending.
+    pub fn targets(&self) -> &[usize] {
+        &self.targets
     }
 
     /// Each prefix once, by network, a shorter one before those within it.
@@ -93,6 +109,8 @@ impl Entry {
     /// The bits of `meaning` that are the action, and what they are for [`SourceAction::Allow`].
     const ACTION: u32 = 0xff_ffff;
     const ALLOW: u32 = 0;
+    const DENY: u32 = 1;
+    const FIRST_BACKEND: u32 = 2;
 
     pub(crate) fn new(prefix: Prefix, action: SourceAction, origin: u32) -> Self {
         let network = match prefix.network {
@@ -101,8 +119,8 @@ impl Entry {
         };
         let action = match action {
             SourceAction::Allow => Self::ALLOW,
-            SourceAction::Deny => 1,
-            SourceAction::Backend(index) => 2 + index as u32,
+            SourceAction::Deny => Self::DENY,
+            SourceAction::Backend(index) => Self::FIRST_BACKEND + index as u32,
         };
         Self { network, meaning: u32::from(prefix.len) << 24 | action, origin }
     }
@@ -116,8 +134,8 @@ impl Entry {
         };
         let action = match self.meaning & Self::ACTION {
             Self::ALLOW => SourceAction::Allow,
-            1 => SourceAction::Deny,
-            backend => SourceAction::Backend(backend as usize - 2),
+            Self::DENY => SourceAction::Deny,
+            backend => SourceAction::Backend((backend - Self::FIRST_BACKEND) as usize),
         };
         SourceRule { prefix: Prefix { network, len: (self.meaning >> 24) as u8 }, action }
     }
@@ -127,16 +145,22 @@ impl Entry {
         if self.origin & Self::IN_FILE != 0 { Ok(self.origin & !Self::IN_FILE) } else { Err(self.origin) }
     }
 
+    /// The backend that clients are sent to.
+    fn target(&self) -> Option<usize> {
+        (self.meaning & Self::ACTION).checked_sub(Self::FIRST_BACKEND).map(|backend| backend as usize)
+    }
+
     fn place(&self) -> ([u32; 4], u32) {
         (self.network, self.meaning >> 24)
     }
 }
 
 /// Puts `entries` in order, one for each prefix; `contradiction` is told of each that says something else than an
-/// earlier one.
+/// earlier one. `backends`: the addresses of the service's.
 pub(crate) fn put_together(
     mut entries: Vec<Entry>,
     ipv4: bool,
+    backends: &[IpAddr],
     mut contradiction: impl FnMut(&Entry, &Entry),
 ) -> Sources {
     entries.sort_unstable_by_key(|entry| (entry.place(), entry.origin));
@@ -152,7 +176,38 @@ pub(crate) fn put_together(
         entry.origin = 0;
     }
     let others_denied = entries.iter().any(|entry| entry.meaning & Entry::ACTION == Entry::ALLOW);
-    Sources { entries: Arc::new(entries), ipv4, others_denied }
+    let targets: BTreeSet<usize> = entries.iter().filter_map(Entry::target).collect();
+    Sources {
+        fingerprint: fingerprint(&entries, ipv4, backends),
+        entries: Arc::new(entries),
+        ipv4,
+        others_denied,
+        targets: targets.into_iter().collect(),
+    }
+}
+
+/// SipHash-2-4 under an all-zero key. (A secret would differ from machine to machine; and nobody gains by two lists that
+/// share a number, but who writes both.)
+fn fingerprint(entries: &[Entry], ipv4: bool, backends: &[IpAddr]) -> u64 {
+    let mut hasher = SipHasher24::new();
+    hasher.write_u8(if ipv4 { 4 } else { 6 });
+    for entry in entries {
+        for word in entry.network {
+            hasher.write_u32(word.to_le());
+        }
+        let Some(target) = entry.target() else {
+            hasher.write_u32(entry.meaning.to_le());
+            continue;
+        };
+        hasher.write_u32((entry.meaning & !Entry::ACTION | Entry::FIRST_BACKEND).to_le());
+        match backends.get(target) {
+            Some(IpAddr::V4(v4)) => hasher.write(&v4.to_ipv6_mapped().octets()),
+            Some(IpAddr::V6(v6)) => hasher.write(&v6.octets()),
+            // A service with a mistake in a backend: there will be no configuration.
+            None => {}
+        }
+    }
+    hasher.finish()
 }
 
 /// What the configuration itself says of a service's clients, so far.

@@ -89,7 +89,8 @@ pub(crate) fn read(
         }
     }
     let ipv4 = service.key.vip.is_ipv4();
-    Ok(put_together(entries, ipv4, |earlier, later| {
+    let addresses: Vec<_> = service.backends.iter().map(|backend| backend.address).collect();
+    Ok(put_together(entries, ipv4, &addresses, |earlier, later| {
         let Ok(line) = later.line() else { return };
         let (first, rule) = (earlier.rule(ipv4), later.rule(ipv4));
         faults.push(line, 1, || {

@@ -181,5 +181,7 @@ words! {
         Drop = "drop",
         /// It goes to the director's own network stack.
         Pass = "pass",
+        /// Its sender is told by an ICMP error; what may not be answered, or too often, is dropped.
+        Unreachable = "unreachable" known as ["reject", "icmp", "refuse"],
     }
 }

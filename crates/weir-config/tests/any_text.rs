@@ -182,7 +182,7 @@ fn service() -> impl Strategy<Value = Draft> {
         (
             maybe("encapsulation", word(&["ipip", "gue"])),
             maybe("ring_slots", slots()),
-            maybe("no_backend", word(&["drop", "pass"])),
+            maybe("no_backend", word(&["drop", "pass", "unreachable"])),
             maybe("idle_timeout", duration(10, 4)),
             maybe("drain", duration(0, 24)),
             maybe("sources_file", "/[^\\p{Cc}']{0,20}".prop_map(|path| format!("'{path}'"))),

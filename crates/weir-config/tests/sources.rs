@@ -95,6 +95,35 @@ fn a_file_and_the_configuration_are_one_list() {
 }
 
 #[test]
+fn equal_lists_have_one_fingerprint() {
+    let service = |rest: &str| {
+        let text = format!("{HEAD}[[service]]\nvip = \"192.0.2.10\"\nport = 80\nprotocol = \"tcp\"\n{rest}");
+        let config = weir_config::parse("weir.toml", &text).unwrap();
+        config.services[0].sources.clone()
+    };
+    let one = service(
+        "allow = [\"10.0.0.0/8\"]\nbackend = [{ address = \"10.0.0.11\", sources = [\"198.51.100.0/24\"] }]",
+    );
+    assert_eq!(one.targets(), [0]);
+    // The same with another backend in front, and with the prefixes elsewhere.
+    let same = service(
+        "allow = [\"10.0.0.0/8\", \"10.0.0.0/8\"]\nbackend = [{ address = \"10.0.0.12\" },
+         { address = \"10.0.0.11\", sources = [\"198.51.100.0/24\"] }]",
+    );
+    assert_eq!((same.fingerprint(), same.targets()), (one.fingerprint(), &[1][..]));
+    let others = [
+        "",
+        "allow = [\"10.0.0.0/8\"]\nbackend = [{ address = \"10.0.0.12\", sources = [\"198.51.100.0/24\"] }]",
+        "allow = [\"10.0.0.0/9\"]\nbackend = [{ address = \"10.0.0.11\", sources = [\"198.51.100.0/24\"] }]",
+        "deny = [\"10.0.0.0/8\"]\nbackend = [{ address = \"10.0.0.11\", sources = [\"198.51.100.0/24\"] }]",
+        "allow = [\"10.0.0.0/8\", \"198.51.100.0/24\"]\nbackend = [{ address = \"10.0.0.11\" }]",
+    ];
+    for other in others {
+        assert_ne!(service(other).fingerprint(), one.fingerprint(), "{other}");
+    }
+}
+
+#[test]
 fn what_can_be_wrong() {
     let files = Files::new("wrong");
     files.write(

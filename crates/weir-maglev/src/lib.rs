@@ -16,6 +16,8 @@
 //!   exactly as whole slots allow; the turns are then spread evenly over the dealing. See [`build`].
 //! - No randomness but SipHash-2-4 under a fixed, published key.
 //!
+//! [`rotation`] makes rings of another kind, whose slots are taken one after the other instead of by a hash.
+//!
 //! ```
 //! use weir_maglev::{Identity, Member, RingSize, build};
 //!
@@ -34,9 +36,10 @@
 mod deal;
 mod identity;
 mod ring;
+mod rotation;
 mod share;
 mod size;
 
 pub use identity::Identity;
-pub use ring::{BuildError, Member, Ring, build, fingerprint};
+pub use ring::{BuildError, Member, Ring, build, fingerprint, rotation};
 pub use size::RingSize;

@@ -1,13 +1,14 @@
 //! From members to a ring.
 //!
-//! Owns: the members' order, refusals, fingerprints. Invariant: what [`build`] returns does not depend on the order of
-//! its argument, and every slot holds the value of a member with a weight.
+//! Owns: the members' order, refusals, fingerprints. Invariant: what [`build`] and [`rotation`] return does not
+//! depend on the order of its argument, and every slot holds the value of a member with a weight.
 
 use std::hash::Hasher as _;
 
 use siphasher::sip::SipHasher24;
 
 use crate::deal::{Player, deal};
+use crate::rotation::interleave;
 use crate::share::shares;
 use crate::{Identity, RingSize};
 
@@ -99,6 +100,38 @@ pub enum BuildError {
 ///
 /// (`cargo run --release -p weir-maglev --example measure` prints these and more.) Takes less than 2 ms for 65536 slots.
 pub fn build(size: RingSize, members: &[Member]) -> Result<Option<Ring>, BuildError> {
+    deal_out(size, members, |members, shares| {
+        let players: Vec<Player> = members
+            .iter()
+            .zip(shares)
+            .map(|(member, &share)| Player {
+                offset: member.identity.offset as u32,
+                stride: member.identity.walk as u32 | 1,
+                curve: (member.identity.walk >> 32) as u32 & !3,
+                share,
+            })
+            .collect();
+        deal(size, &players)
+    })
+}
+
+/// Builds the ring of these members for a scheduler that takes its slots in turn (round robin); `None` if none has a
+/// weight.
+///
+/// - Weights are met to the slot, as in [`build`].
+/// - Members come as evenly as whole slots allow: among the first n slots, whatever n is, each has its share of n give or
+///   take less than one. So members of equal weights come one after the other, always in the same order. (Where the ring
+///   ends and begins again, some come once more than the others if their number does not divide the number of slots.)
+pub fn rotation(size: RingSize, members: &[Member]) -> Result<Option<Ring>, BuildError> {
+    deal_out(size, members, |_, shares| interleave(shares))
+}
+
+/// The ring in which `owners` says, for the members with a weight (by identity) and their shares, whose each slot is.
+fn deal_out(
+    size: RingSize,
+    members: &[Member],
+    owners: impl FnOnce(&[&Member], &[u32]) -> Vec<u32>,
+) -> Result<Option<Ring>, BuildError> {
     let mut listed: Vec<usize> = (0..members.len()).collect();
     listed.sort_by_key(|&i| (members[i].identity, i));
     if let Some(same) = listed.windows(2).find(|pair| members[pair[0]].identity == members[pair[1]].identity)
@@ -113,19 +146,8 @@ pub fn build(size: RingSize, members: &[Member]) -> Result<Option<Ring>, BuildEr
     if members.len() > size.slots() as usize {
         return Err(BuildError::TooManyMembers { members: members.len(), size });
     }
-
     let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
-    let players: Vec<Player> = members
-        .iter()
-        .zip(shares(size.slots(), &weights))
-        .map(|(member, share)| Player {
-            offset: member.identity.offset as u32,
-            stride: member.identity.walk as u32 | 1,
-            curve: (member.identity.walk >> 32) as u32 & !3,
-            share,
-        })
-        .collect();
-    let owners = deal(size, &players);
+    let owners = owners(&members, &shares(size.slots(), &weights));
     Ok(Some(Ring {
         size,
         slots: owners.iter().map(|&owner| members[owner as usize].value).collect(),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use weir_maglev::{BuildError, Identity, Member, Ring, RingSize, build, fingerprint};
+use weir_maglev::{BuildError, Identity, Member, Ring, RingSize, build, fingerprint, rotation};
 
 /// Members of these weights; `cluster` gives them other identities.
 fn members(cluster: u16, weights: &[u32]) -> Vec<Member> {
@@ -200,4 +200,40 @@ fn rings_are_the_same_for_ever() {
 fn a_fingerprint_is_siphash_of_the_slots_bytes() {
     assert_eq!(fingerprint(&[]), 0x1e92_4b9d_7377_00d7);
     assert_ne!(fingerprint(&[1, 0]), fingerprint(&[0, 1]));
+}
+
+#[test]
+fn a_rotation_has_the_weights_of_a_ring_and_names_members_in_turn() {
+    let list = |weights: &[u32]| -> Vec<Member> {
+        let member = |(value, &weight): (u32, &u32)| Member {
+            identity: Identity::of_address(IpAddr::from([10, 0, 0, value as u8])),
+            weight,
+            value,
+        };
+        (1..).zip(weights).map(member).collect()
+    };
+    let equal = rotation(RingSize::MIN, &list(&[7, 7, 0, 7])).unwrap().unwrap();
+    assert!(
+        equal
+            .slots()
+            .windows(3)
+            .all(|three| three[0] != three[1] && three[1] != three[2] && three[0] != three[2])
+    );
+    assert!(!equal.slots().contains(&3));
+
+    let mut members = list(&[1, 2, 5]);
+    let weighted = rotation(RingSize::MIN, &members).unwrap().unwrap();
+    let count = |value| weighted.slots().iter().filter(|&&slot| slot == value).count();
+    assert_eq!([count(1), count(2), count(3)], [32, 64, 160]);
+    members.reverse();
+    assert_eq!(
+        rotation(RingSize::MIN, &members).unwrap().unwrap(),
+        weighted,
+        "the order of the file does not count"
+    );
+    assert_ne!(build(RingSize::MIN, &members).unwrap().unwrap().fingerprint(), weighted.fingerprint());
+
+    assert_eq!(rotation(RingSize::MIN, &list(&[0, 0])).unwrap(), None);
+    let twice = [members[0], members[0]];
+    assert_eq!(rotation(RingSize::MIN, &twice), Err(BuildError::DuplicateIdentity(0, 1)));
 }

@@ -1,17 +1,17 @@
 //! Backends: who keeps which id, who drains, who goes.
 //!
 //! Owns: a backend's life. *Absent → up → (taken out of the configuration) draining → down → absent.* A backend that
-//! comes back before it is absent is up again under the id it had. A service that goes takes its backends with it at
-//! once.
+//! comes back before it is absent is up again under the id it had. One that is configured to be down keeps its id and
+//! gets nothing. A service that goes takes its backends with it at once.
 //!
-//! Invariant: an id stands for one (service, address, encapsulation, outer source). A backend whose outer source
-//! changes becomes another one: the old id keeps its flows and drains, because the four words that say so cannot be
-//! replaced in one store.
+//! Invariant: an id stands for one (service, address, encapsulation, outer source, be it one address or a network). A
+//! backend of which one of these changes becomes another one: the old id keeps its flows and drains, because the words
+//! that say so cannot be replaced in one store.
 
 use std::array::from_fn;
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir_abi::{Address, BackendFields, BackendRecord, BackendState, RingSlot};
+use weir_abi::{Address, BackendFields, BackendRecord, BackendState, Encapsulation, RingSlot};
 
 use crate::rings::RingMember;
 use crate::{DesiredBackend, DesiredService, NextHop, Observed, ObservedBackend, Op, Path, PlanError};
@@ -25,7 +25,8 @@ pub(crate) struct Ids<'o> {
 
 impl<'o> Ids<'o> {
     pub(crate) fn new(observed: &'o Observed) -> Self {
-        let named = observed.services.iter().flat_map(|service| service.slots.iter().copied()).collect();
+        let in_rings = observed.services.iter().flat_map(|service| service.slots.iter().copied());
+        let named = in_rings.chain(observed.servers.values().copied()).collect();
         Self { observed, named, next: 1 }
     }
 
@@ -40,6 +41,14 @@ impl<'o> Ids<'o> {
         }
         Err(PlanError::TooManyBackends(limit.saturating_sub(1)))
     }
+}
+
+/// A service's backends.
+pub(crate) struct Placed {
+    /// The configured ones' ids, in their order; `None`: it has none yet.
+    pub(crate) ids: Vec<Option<u32>>,
+    /// Those the ring is made of.
+    pub(crate) members: Vec<RingMember>,
 }
 
 /// What becomes of the backends.
@@ -63,26 +72,35 @@ impl<'o> BackendPlan<'o> {
         Self { of_service, before: Vec::new(), after: Vec::new(), gone: BTreeSet::new() }
     }
 
-    /// Plans one service's backends and returns those its ring is made of.
+    /// Plans one service's backends.
     pub(crate) fn service(
         &mut self,
         service: &DesiredService,
         service_id: u32,
         now: u32,
         free: &mut Ids<'_>,
-    ) -> Result<Vec<RingMember>, PlanError> {
+    ) -> Result<Placed, PlanError> {
         let mut existing = self.of_service.remove(&service_id).unwrap_or_default();
-        let mut members = Vec::new();
+        let mut placed = Placed { ids: Vec::with_capacity(service.backends.len()), members: Vec::new() };
         for backend in &service.backends {
-            let Some(id) = self.wanted(backend, service_id, &mut existing, free)? else { continue };
-            if backend.weight > 0 && backend.path != Path::None {
-                members.push(RingMember { address: backend.address, weight: backend.weight, id });
+            let id = if backend.down {
+                self.held_down(backend, &mut existing)
+            } else {
+                self.wanted(backend, service_id, &mut existing, free)?
+            };
+            placed.ids.push(id);
+            if let Some(id) = id
+                && !backend.down
+                && backend.weight > 0
+                && backend.path != Path::None
+            {
+                placed.members.push(RingMember { address: backend.address, weight: backend.weight, id });
             }
         }
         for (id, backend) in existing {
             self.unwanted(id, backend, service.drain, now);
         }
-        Ok(members)
+        Ok(placed)
     }
 
     /// Sends away the backends of services that are no more.
@@ -105,14 +123,13 @@ impl<'o> BackendPlan<'o> {
         };
         let found = match backend.path {
             Path::Known(hop) => {
-                let source = Address::from(hop.source);
-                existing.iter().position(|(_, b)| same_server(b) && b.source() == source)
+                let source = outer_source(backend, &hop);
+                let same_source = |b: &ObservedBackend| (b.source(), b.spreads_source()) == source;
+                existing.iter().position(|(_, b)| same_server(b) && same_source(b))
             }
-            Path::Silent | Path::None => {
-                (0..existing.len()).filter(|&at| same_server(existing[at].1)).max_by_key(|&at| {
-                    (existing[at].1.state() == BackendState::Up, existing[at].1.drain_until(), existing[at].0)
-                })
-            }
+            Path::Silent | Path::None => (0..existing.len())
+                .filter(|&at| same_server(existing[at].1))
+                .max_by_key(|&at| newest(&existing[at])),
         };
         let Some((id, old)) = found.map(|at| existing.remove(at)) else {
             let Path::Known(hop) = backend.path else { return Ok(None) };
@@ -128,6 +145,25 @@ impl<'o> BackendPlan<'o> {
             self.before.push(Op::SetBackend { id, record: next });
         }
         Ok(Some(id))
+    }
+
+    /// The id of a backend that is configured to be down; `None` if it has none. What it had under other ids goes too.
+    fn held_down(
+        &mut self,
+        backend: &DesiredBackend,
+        existing: &mut Vec<(u32, &'o ObservedBackend)>,
+    ) -> Option<u32> {
+        let address = Address::from(backend.address);
+        let (mut its_own, others): (Vec<_>, Vec<_>) =
+            existing.drain(..).partition(|(_, b)| b.address() == address);
+        *existing = others;
+        let kept = (0..its_own.len()).max_by_key(|&at| newest(&its_own[at]))?;
+        let (id, record) = its_own.remove(kept);
+        for (id, old) in its_own {
+            self.put_down(id, old);
+        }
+        self.set_down(id, record);
+        Some(id)
     }
 
     /// A backend that is not configured any more.
@@ -146,25 +182,43 @@ impl<'o> BackendPlan<'o> {
     }
 
     fn put_down(&mut self, id: u32, backend: &ObservedBackend) {
+        self.set_down(id, backend);
+        self.gone.insert(id);
+    }
+
+    fn set_down(&mut self, id: u32, backend: &ObservedBackend) {
         if backend.state() != BackendState::Down {
             self.after.push(Op::SetBackend { id, record: with_state(backend, BackendState::Down, 0) });
         }
-        self.gone.insert(id);
+    }
+}
+
+/// Of several records for one backend, which is the one in use.
+fn newest((id, backend): &(u32, &ObservedBackend)) -> (bool, u32, u32) {
+    (backend.state() == BackendState::Up, backend.drain_until(), *id)
+}
+
+/// The outer source, and whether it is a network. Where there is no outer header, there is none.
+fn outer_source(backend: &DesiredBackend, hop: &NextHop) -> (Address, bool) {
+    match backend.encapsulation {
+        Encapsulation::Layer2 | Encapsulation::Local => (Address::default(), false),
+        _ => (hop.source.into(), hop.spread),
     }
 }
 
 fn record(backend: &DesiredBackend, hop: &NextHop, service_id: u32) -> BackendRecord {
+    let (source, spread_source) = outer_source(backend, hop);
     let fields = BackendFields {
         destination: backend.address.into(),
-        source: hop.source.into(),
+        source,
         next_hop_mac: hop.mac,
         mtu: hop.mtu,
         source_mac: hop.source_mac,
         state: BackendState::Up,
         encapsulation: backend.encapsulation,
-        spread_source: false,
+        spread_source,
         ifindex: hop.ifindex,
-        vlan: 0,
+        vlan: hop.vlan,
         service_id,
         drain_until: 0,
     };

@@ -9,27 +9,35 @@
 //!
 //! Invariants, each a property test over random histories (`tests/histories.rs`):
 //! - After any *prefix of the stores* of a plan every service points at a whole ring (or none), and every slot of it
-//!   names a backend that exists, belongs to that service and is not down.
+//!   names a backend that exists, belongs to that service and is not down; the source list it names is whole, and who is
+//!   named by the list has a backend; every VIP prefix has services.
 //! - After the whole plan the tables are as desired, and another plan is empty.
 //! - Nothing that a packet in flight may still read is overwritten: whatever was released is reused only after a
 //!   grace period.
-//! - A backend id in use means one (service, address, encapsulation, outer source) for as long as a ring or a flow
-//!   names it.
+//! - A backend id in use means one (service, address, encapsulation, outer source) for as long as a ring, a flow or
+//!   a server's number names it.
 
 mod backends;
 mod desired;
 mod layout;
+mod masks;
 mod model;
 mod observed;
 mod op;
 mod plan;
 mod ranges;
 mod rings;
+mod servers;
+mod source_list;
 mod store;
+mod switch;
 
-pub use desired::{Desired, DesiredBackend, DesiredService, NextHop, Path, ring_size, service_key};
+pub use desired::{
+    Desired, DesiredBackend, DesiredDirector, DesiredService, NextHop, Path, ring_size, service_key,
+};
 pub use model::Model;
-pub use observed::{Observed, ObservedBackend, ObservedService};
+pub use observed::{Observed, ObservedBackend, ObservedService, SourceMasks};
 pub use op::Op;
 pub use plan::{PlanError, Planner, diff};
+pub use source_list::SourceList;
 pub use store::{Limits, TableStore};

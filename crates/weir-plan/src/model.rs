@@ -2,10 +2,10 @@
 //!
 //! Owns: the same words as the maps, and no rules about them. It can stop taking stores, as a killed process does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
-use weir_abi::{BackendRecord, ServiceRecord, ServiceTable};
+use weir_abi::{BackendRecord, ControlRecord, PrefixKey, ServerKey, ServiceRecord, ServiceTable, SourceRule};
 
 use crate::{Limits, TableStore};
 
@@ -14,12 +14,22 @@ use crate::{Limits, TableStore};
 pub struct Model {
     /// The control record's live service table.
     pub table: ServiceTable,
+    /// The rest of the control record.
+    pub control: ControlRecord,
     /// The service map, both halves.
     pub services: Vec<ServiceRecord>,
     /// The ring map.
     pub rings: Vec<u64>,
     /// The backend records, by id.
     pub backends: Vec<BackendRecord>,
+    /// Servers, and their backends.
+    pub servers: BTreeMap<ServerKey, u32>,
+    /// VIP prefixes.
+    pub prefixes: BTreeSet<PrefixKey>,
+    /// The entries of all source lists.
+    pub sources: BTreeMap<PrefixKey, SourceRule>,
+    /// How many entries they may have.
+    limits: Limits,
     /// The flow table: for each flow, the backend it is on.
     pub flows: BTreeMap<u64, u32>,
     /// How many more stores are taken before all others are ignored; `None` = all.
@@ -33,6 +43,11 @@ impl Model {
     pub fn new(limits: Limits) -> Self {
         Self {
             table: ServiceTable::default(),
+            control: [0; 8],
+            servers: BTreeMap::new(),
+            prefixes: BTreeSet::new(),
+            sources: BTreeMap::new(),
+            limits,
             services: vec![[0; 8]; limits.service_entries as usize],
             rings: vec![0; limits.ring_slots as usize],
             backends: vec![[0; 8]; limits.backends as usize],
@@ -58,14 +73,18 @@ impl TableStore for Model {
     type Error = Infallible;
 
     fn limits(&self) -> Limits {
-        Limits {
-            service_entries: self.services.len() as u32,
-            ring_slots: self.rings.len() as u32,
-            backends: self.backends.len() as u32,
-        }
+        self.limits
     }
     fn service_table(&self) -> ServiceTable {
         self.table
+    }
+    fn control_word(&self, word: usize) -> u64 {
+        self.control[word]
+    }
+    fn set_control_word(&mut self, word: usize, value: u64) {
+        if self.may_store() {
+            self.control[word] = value;
+        }
     }
     fn set_service_table(&mut self, table: ServiceTable) {
         if self.may_store() {
@@ -100,6 +119,55 @@ impl TableStore for Model {
         if self.may_store() {
             self.flows.retain(|_, backend| ids.binary_search(backend).is_err());
         }
+    }
+    fn servers(&self) -> Result<Vec<(ServerKey, u32)>, Infallible> {
+        Ok(self.servers.iter().map(|(key, id)| (*key, *id)).collect())
+    }
+    fn set_server(&mut self, key: ServerKey, backend: Option<u32>) -> Result<(), Infallible> {
+        if self.may_store() {
+            match backend {
+                Some(id) => self.servers.insert(key, id),
+                None => self.servers.remove(&key),
+            };
+        }
+        Ok(())
+    }
+    fn vip_prefixes(&self) -> Result<Vec<PrefixKey>, Infallible> {
+        Ok(self.prefixes.iter().copied().collect())
+    }
+    fn set_vip_prefix(&mut self, key: PrefixKey, is_there: bool) -> Result<(), Infallible> {
+        if self.may_store() {
+            if is_there {
+                self.prefixes.insert(key)
+            } else {
+                self.prefixes.remove(&key)
+            };
+        }
+        Ok(())
+    }
+    fn put_sources(
+        &mut self,
+        entries: &mut dyn Iterator<Item = (PrefixKey, SourceRule)>,
+    ) -> Result<(), Infallible> {
+        for (key, rule) in entries {
+            if self.may_store() {
+                self.sources.insert(key, rule);
+            }
+        }
+        Ok(())
+    }
+    fn may_have_sources_besides(&self, lists: &BTreeSet<u32>) -> bool {
+        self.sources.keys().any(|key| !lists.contains(&key.scope()))
+    }
+    fn keep_sources(&mut self, lists: &BTreeSet<u32>) -> Result<(), Infallible> {
+        let others: Vec<_> =
+            self.sources.keys().filter(|key| !lists.contains(&key.scope())).copied().collect();
+        for key in others {
+            if self.may_store() {
+                self.sources.remove(&key);
+            }
+        }
+        Ok(())
     }
     fn grace(&mut self) -> Result<(), Infallible> {
         self.graces += 1;

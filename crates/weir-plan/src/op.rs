@@ -3,9 +3,13 @@
 //! Owns: the order of the stores within a step. Invariant: a step stopped after any of its stores leaves the tables
 //! usable; what makes a new state visible to the datapath is always a single store.
 
-use weir_abi::{BackendRecord, RingRange, RingSlot, ServiceRecord, ServiceTable};
+use std::collections::BTreeSet;
 
-use crate::TableStore;
+use weir_abi::{
+    BackendRecord, Features, PrefixKey, RingRange, RingSlot, ServerKey, ServiceRecord, ServiceTable,
+};
+
+use crate::{SourceList, SourceMasks, TableStore};
 
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +60,36 @@ pub enum Op {
         /// Its entries, by place within the table. All others are empty.
         entries: Vec<(u32, ServiceRecord)>,
     },
+    /// Change what the director does besides balancing.
+    SetFeatures(Features),
+    /// Change which bits of outer sources vary by flow.
+    SetSourceMasks(SourceMasks),
+    /// Say which backend a server is, or that it is none any more.
+    SetServer {
+        /// The server.
+        key: ServerKey,
+        /// The backend's id.
+        backend: Option<u32>,
+    },
+    /// Add a prefix whose services are live, or take one out.
+    SetVipPrefix {
+        /// The prefix.
+        key: PrefixKey,
+        /// Whether it is added.
+        is_there: bool,
+    },
+    /// Write a source list that no service names yet.
+    PutSources {
+        /// Its id.
+        id: u32,
+        /// What it says.
+        list: SourceList,
+    },
+    /// Take out the entries of all other source lists.
+    KeepSources {
+        /// The lists that stay.
+        lists: BTreeSet<u32>,
+    },
     /// Drop flows and counts of backends whose ids are to become free.
     ForgetBackends {
         /// Ids of backends that are down, ascending.
@@ -97,6 +131,15 @@ impl Op {
             }
             Self::SetPolicy { entry, word } => store.set_service_word(*entry, 5, *word),
             Self::PublishServices { table, entries } => publish(store, *table, entries),
+            Self::SetFeatures(features) => store.set_control_word(2, features.0),
+            Self::SetSourceMasks(masks) => {
+                store.set_control_word(6, u64::from(masks.v4));
+                store.set_control_word(7, masks.v6);
+            }
+            Self::SetServer { key, backend } => store.set_server(*key, *backend)?,
+            Self::SetVipPrefix { key, is_there } => store.set_vip_prefix(*key, *is_there)?,
+            Self::PutSources { id, list } => store.put_sources(&mut list.entries(*id))?,
+            Self::KeepSources { lists } => store.keep_sources(lists)?,
             Self::ForgetBackends { ids } => store.forget_backends(ids),
             Self::FreeBackend { id } => {
                 // The word with the state first, as it was last to be written.

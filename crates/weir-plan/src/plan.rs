@@ -1,18 +1,23 @@
 //! From observed to desired.
 //!
-//! Owns: the order of the steps. First what nothing refers to yet is written (backends, rings, the other half of the
-//! service table), then the references are switched, one store each; then what is no longer referred to is put down,
-//! waited for and freed. Invariant: see the crate's front page.
+//! Owns: the order of the steps. First what nothing refers to yet is written (backends, source lists, servers, rings, the
+//! other half of the service table), then the references are switched, one store each; then what is no longer referred to
+//! is put down, waited for and freed. Invariant: see the crate's front page.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use weir_abi::{Policy, RingRange, ServiceKey, ServiceRecord};
+use weir_abi::{Features, RingRange, ServiceKey};
 
 use crate::backends::{BackendPlan, Ids};
-use crate::layout::lay_out;
+use crate::masks;
 use crate::ranges::Ranges;
 use crate::rings::Rings;
-use crate::{Desired, DesiredService, Observed, ObservedService, Op};
+use crate::servers::ServerPlan;
+use crate::source_list::list_ids;
+use crate::switch::{NextService, switch, vip_prefixes};
+use crate::{
+    Desired, DesiredDirector, DesiredService, Observed, ObservedService, Op, SourceList, SourceMasks,
+};
 
 /// Why there is no plan: the tables are too small for what is desired.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +28,15 @@ pub enum PlanError {
     /// The service map is full.
     #[error("{0} services and VIPs do not fit into the service table of {1} places")]
     TooManyServices(usize, u32),
+    /// The table of servers is too small.
+    #[error("{0} server ids and backends with `sources` do not fit into the table of {1} servers")]
+    TooManyServers(usize, u32),
+    /// The table of VIP prefixes is too small.
+    #[error("{0} VIP prefixes do not fit into the table of {1}")]
+    TooManyPrefixes(usize, u32),
+    /// The table of source lists is too small.
+    #[error("{0} prefixes of clients do not fit into the table of {1}")]
+    TooManySources(usize, u32),
     /// The ring map is full.
     #[error(
         "no free range of {slots} slots for a new ring of service {service} in the ring table of {all} slots"
@@ -45,15 +59,6 @@ pub enum PlanError {
     },
 }
 
-/// What a service's entry is to say.
-struct NextService {
-    key: ServiceKey,
-    id: u32,
-    range: RingRange,
-    fingerprint: u64,
-    policy: u64,
-}
-
 /// Makes plans. What it keeps from one to the next only saves building equal rings again.
 #[derive(Debug, Default)]
 pub struct Planner {
@@ -71,16 +76,19 @@ impl Planner {
         let live: HashMap<ServiceKey, &ObservedService> =
             observed.services.iter().map(|s| (s.key, s)).collect();
         let ids = service_ids(observed, &live, desired);
+        let lists = list_ids(desired.services.iter().map(|service| service.sources.as_ref()));
 
         let mut free = Ids::new(observed);
         let mut backends = BackendPlan::new(observed);
+        let mut servers = ServerPlan::default();
         let mut ranges =
             Ranges::new(observed.limits.ring_slots, observed.services.iter().map(ObservedService::ring));
         let mut new_rings = Vec::new();
         let mut next = Vec::new();
-        for (service, id) in desired.services.iter().zip(ids) {
-            let members = backends.service(service, id, desired.now, &mut free)?;
-            let ring = self.rings.ring(service, &members)?;
+        for ((service, id), &list) in desired.services.iter().zip(ids).zip(&lists) {
+            let placed = backends.service(service, id, desired.now, &mut free)?;
+            servers.service(service, id, &placed.ids);
+            let ring = self.rings.ring(service, &placed.members)?;
             let (range, fingerprint) = match ring {
                 None => (RingRange::NONE, 0),
                 Some((ring, fingerprint)) => {
@@ -95,29 +103,92 @@ impl Planner {
                     (range, fingerprint)
                 }
             };
-            let policy = Policy::new(0, service.idle_ticks, service.no_backend).0;
-            next.push(NextService { key: service.key, id, range, fingerprint, policy });
+            let (key, traits, policy) = (service.key, service.traits, service.policy);
+            next.push(NextService { key, id, traits, range, fingerprint, policy, list });
         }
         self.rings.forget_all_but(desired);
         backends.orphans();
 
-        let switch = switch(observed, &live, &next)?;
+        let steps = Steps {
+            switch: switch(observed, &live, &next, &desired.director)?,
+            servers: servers.steps(observed, &backends.gone)?,
+            lists: Lists::new(observed, desired, &lists)?,
+            prefixes: vip_prefixes(&next),
+            new_rings,
+            backends,
+        };
+        let (prefixes, limit) = (steps.prefixes.len(), observed.limits.prefixes);
+        if prefixes > limit as usize {
+            return Err(PlanError::TooManyPrefixes(prefixes, limit));
+        }
+        Ok(steps.in_order(observed, &desired.director))
+    }
+}
+
+/// The steps of a plan by what they concern.
+struct Steps<'o> {
+    backends: BackendPlan<'o>,
+    /// Before the switch, and after it.
+    servers: (Vec<Op>, Vec<Op>),
+    lists: Lists,
+    /// VIP prefixes, all of them.
+    prefixes: BTreeSet<weir_abi::PrefixKey>,
+    new_rings: Vec<Op>,
+    switch: Vec<Op>,
+}
+
+impl Steps<'_> {
+    fn in_order(mut self, observed: &Observed, director: &DesiredDirector) -> Vec<Op> {
+        let features = self.features(director);
         let mut ops = Vec::new();
-        let published = matches!(switch.first(), Some(Op::PublishServices { .. }));
-        if published || !new_rings.is_empty() {
+        // What needs a table is off before the table is emptied, and on when it is full.
+        let needs = u64::from(Features::PREFIXES | Features::DECAPSULATE);
+        let first = Features(observed.features.0 & (features.0 | !needs));
+        set_features(&mut ops, observed.features, first);
+        // A prefix is looked up before its services are: as long as it is there, they must be.
+        let gone = observed.prefixes.difference(&self.prefixes);
+        ops.extend(gone.map(|&key| Op::SetVipPrefix { key, is_there: false }));
+
+        let published = matches!(self.switch.first(), Some(Op::PublishServices { .. }));
+        if published || !self.new_rings.is_empty() || self.lists.strays.is_some() {
             // Whatever an earlier plan (of a process since killed, perhaps) released may have readers still.
             ops.push(Op::Grace);
         }
-        ops.append(&mut backends.before);
-        ops.append(&mut new_rings);
-        ops.extend(switch);
-        ops.append(&mut backends.after);
-        if !backends.gone.is_empty() {
+        ops.extend(self.lists.strays.take().map(|lists| Op::KeepSources { lists }));
+        ops.append(&mut self.backends.before);
+        let masks = masks::allowed(director, observed.masks, observed.backends.values());
+        set_masks(&mut ops, observed.masks, masks);
+        ops.append(&mut self.lists.new);
+        ops.append(&mut self.servers.0);
+        ops.append(&mut self.new_rings);
+        ops.append(&mut self.switch);
+        let new = self.prefixes.difference(&observed.prefixes);
+        ops.extend(new.map(|&key| Op::SetVipPrefix { key, is_there: true }));
+        set_features(&mut ops, first, features);
+        ops.append(&mut self.backends.after);
+        ops.append(&mut self.servers.1);
+
+        let gone = &self.backends.gone;
+        if !gone.is_empty() || self.lists.left.is_some() {
             ops.push(Op::Grace);
-            ops.push(Op::ForgetBackends { ids: backends.gone.iter().copied().collect() });
-            ops.extend(backends.gone.iter().map(|&id| Op::FreeBackend { id }));
         }
-        Ok(ops)
+        if !gone.is_empty() {
+            ops.push(Op::ForgetBackends { ids: gone.iter().copied().collect() });
+            ops.extend(gone.iter().map(|&id| Op::FreeBackend { id }));
+        }
+        ops.extend(self.lists.left.take().map(|lists| Op::KeepSources { lists }));
+        let stay = observed.backends.iter().filter(|(id, _)| !self.backends.gone.contains(id));
+        set_masks(&mut ops, masks, masks::allowed(director, masks, stay.map(|(_, backend)| backend)));
+        ops
+    }
+
+    fn features(&self, director: &DesiredDirector) -> Features {
+        let flag = |flag: u8, is_set| if is_set { u64::from(flag) } else { 0 };
+        Features(
+            director.features.0
+                | flag(Features::PREFIXES, !self.prefixes.is_empty())
+                | flag(Features::DECAPSULATE, !director.decapsulate.is_empty()),
+        )
     }
 }
 
@@ -129,7 +200,8 @@ fn service_ids(
 ) -> Vec<u32> {
     let of_services = observed.services.iter().map(ObservedService::id);
     let of_backends = observed.backends.values().map(crate::ObservedBackend::service_id);
-    let mut used: BTreeSet<u32> = of_services.chain(of_backends).collect();
+    let of_servers = observed.servers.keys().map(|key| key.service_id());
+    let mut used: BTreeSet<u32> = of_services.chain(of_backends).chain(of_servers).collect();
     let mut candidate = 1;
     let mut ids = Vec::new();
     for service in &desired.services {
@@ -157,51 +229,48 @@ fn take_range(ranges: &mut Ranges, service: &DesiredService, all: u32) -> Result
     })
 }
 
-/// The steps that make the next services the live ones: a new table if there are others than before, else changes in
-/// place.
-fn switch(
-    observed: &Observed,
-    live: &HashMap<ServiceKey, &ObservedService>,
-    next: &[NextService],
-) -> Result<Vec<Op>, PlanError> {
-    let mut entries: BTreeMap<[u64; 3], (ServiceKey, ServiceRecord)> = BTreeMap::new();
-    for service in next {
-        let vip = service.key.vip_only();
-        for (key, tail) in [
-            (vip, [0; 5]),
-            (service.key, [service.range.0, u64::from(service.id), service.policy, service.fingerprint, 0]),
-        ] {
-            let head = [key.vip.0[0], key.vip.0[1], key.word()];
-            let record = [head[0], head[1], head[2], tail[0], tail[1], tail[2], tail[3], tail[4]];
-            entries.insert(head, (key, record));
+/// What becomes of the source lists.
+struct Lists {
+    /// Those that are no strays, if there are strays.
+    strays: Option<BTreeSet<u32>>,
+    /// Steps that write lists.
+    new: Vec<Op>,
+    /// Those that are left at the end, if others are not.
+    left: Option<BTreeSet<u32>>,
+}
+
+impl Lists {
+    /// `ids`: the services' lists.
+    fn new(observed: &Observed, desired: &Desired, ids: &[u32]) -> Result<Self, PlanError> {
+        let written = observed.lists();
+        let next: BTreeMap<u32, &SourceList> = desired
+            .services
+            .iter()
+            .zip(ids)
+            .filter_map(|(service, id)| Some((*id, service.sources.as_ref()?)))
+            .collect();
+        let prefixes = next.values().map(|list| list.len()).sum();
+        if prefixes > observed.limits.sources as usize {
+            return Err(PlanError::TooManySources(prefixes, observed.limits.sources));
         }
+        let new = next.iter().filter(|(id, _)| !written.contains(id));
+        let new: Vec<Op> = new.map(|(id, list)| Op::PutSources { id: *id, list: (*list).clone() }).collect();
+        let next: BTreeSet<u32> = next.into_keys().collect();
+        let strays = observed.stray_sources.then(|| written.union(&next).copied().collect());
+        Ok(Self { strays, new, left: (!written.is_subset(&next)).then_some(next) })
     }
-    let same_services = entries.len() == observed.services.len()
-        && entries
-            .values()
-            .all(|(key, record)| live.get(key).is_some_and(|s| u64::from(s.id()) == record[4]));
-    if !same_services {
-        let half = observed.limits.service_entries / 2;
-        let base = if observed.table.base() >= half { 0 } else { half };
-        let entries: Vec<_> = entries.into_values().collect();
-        let (table, entries) = half
-            .checked_ilog2()
-            .and_then(|max_log2| lay_out(&entries, base, max_log2))
-            .ok_or(PlanError::TooManyServices(entries.len(), half))?;
-        return Ok(vec![Op::PublishServices { table, entries }]);
+}
+
+fn set_features(ops: &mut Vec<Op>, from: Features, to: Features) {
+    if from != to {
+        ops.push(Op::SetFeatures(to));
     }
-    let mut ops = Vec::new();
-    for service in next {
-        let Some(now) = live.get(&service.key) else { continue };
-        if now.ring() != service.range || now.fingerprint() != service.fingerprint {
-            let (range, fingerprint) = (service.range, service.fingerprint);
-            ops.push(Op::SetRing { entry: now.entry, range, fingerprint });
-        }
-        if now.record[5] != service.policy {
-            ops.push(Op::SetPolicy { entry: now.entry, word: service.policy });
-        }
+}
+
+fn set_masks(ops: &mut Vec<Op>, from: SourceMasks, to: SourceMasks) {
+    if from != to {
+        ops.push(Op::SetSourceMasks(to));
     }
-    Ok(ops)
 }
 
 /// `192.0.2.10:80/tcp`: a key as people write it.
@@ -211,10 +280,11 @@ pub(crate) fn text(key: &ServiceKey) -> String {
         17 => "udp".to_owned(),
         other => format!("protocol {other}"),
     };
-    let vip = key.vip.to_ip(key.family);
+    let vip = key.vip.to_ip(key.family).to_string();
+    let vip = if key.prefix_len == 0 { vip } else { format!("{vip}/{}", key.prefix_len) };
+    let vip = if vip.contains(':') { format!("[{vip}]") } else { vip };
     match u16::from_be(key.port) {
-        0 if vip.is_ipv6() => format!("[{vip}]:*/{protocol}"),
         0 => format!("{vip}:*/{protocol}"),
-        port => format!("{}/{protocol}", std::net::SocketAddr::new(vip, port)),
+        port => format!("{vip}:{port}/{protocol}"),
     }
 }

@@ -6,8 +6,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use weir_abi::ServiceKey;
-use weir_maglev::{Identity, Member, Ring, RingSize, build};
+use weir_abi::{ServiceKey, Traits};
+use weir_maglev::{Identity, Member, Ring, RingSize, build, rotation};
 
 use crate::plan::text;
 use crate::{Desired, DesiredService, PlanError};
@@ -25,6 +25,8 @@ pub(crate) struct Rings(HashMap<ServiceKey, Cached>);
 
 #[derive(Debug)]
 struct Cached {
+    /// Whether its slots are taken in turn.
+    turns: bool,
     size: RingSize,
     members: Vec<RingMember>,
     ring: Option<Ring>,
@@ -37,16 +39,17 @@ impl Rings {
         service: &DesiredService,
         members: &[RingMember],
     ) -> Result<Option<(Vec<u32>, u64)>, PlanError> {
-        let size = service.ring_size;
-        let fits = |cached: &&Cached| cached.size == size && cached.members == members;
+        let (turns, size) = (service.traits.has(Traits::TURNS), service.ring_size);
+        let fits =
+            |cached: &&Cached| (cached.turns, cached.size) == (turns, size) && cached.members == members;
         if self.0.get(&service.key).as_ref().is_none_or(|cached| !fits(cached)) {
             let listed: Vec<Member> = members
                 .iter()
                 .map(|m| Member { identity: Identity::of_address(m.address), weight: m.weight, value: m.id })
                 .collect();
-            let ring = build(size, &listed)
-                .map_err(|source| PlanError::Ring { service: text(&service.key), source })?;
-            self.0.insert(service.key, Cached { size, members: members.to_vec(), ring });
+            let ring = if turns { rotation(size, &listed) } else { build(size, &listed) };
+            let ring = ring.map_err(|source| PlanError::Ring { service: text(&service.key), source })?;
+            self.0.insert(service.key, Cached { turns, size, members: members.to_vec(), ring });
         }
         let ring = self.0.get(&service.key).and_then(|cached| cached.ring.as_ref());
         Ok(ring.map(|ring| (ring.slots().to_vec(), ring.fingerprint())))

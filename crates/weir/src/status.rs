@@ -94,6 +94,16 @@ fn service_text(text: &mut String, service: &Service, paint: Paint) {
         0 => paint.bad("no backend can take a flow"),
         slots => format!("{} ring of {slots} slots {}", service.scheduler, service.ring_fingerprint),
     };
+    let mut ring = ring;
+    if service.hash != "flow" {
+        let _ = write!(ring, ", by {}", service.hash);
+    }
+    if service.encapsulation != "ipip" {
+        let _ = write!(ring, ", {}", service.encapsulation);
+    }
+    if service.client_prefixes > 0 {
+        let _ = write!(ring, ", {} prefixes of clients", service.client_prefixes);
+    }
     let _ = writeln!(text, "service {address}{name}: {ring}");
     let mut rows =
         vec![["", "BACKEND", "STATE", "WEIGHT", "SHARE", "PACKETS", "BYTES", "NEXT HOP"].map(str::to_owned)];
@@ -115,11 +125,16 @@ fn backend_row(backend: &Backend, slots: u32) -> [String; 8] {
         left => format!("{} {}", backend.state, duration(left)),
     };
     let share = f64::from(backend.ring_slots) * 100.0 / f64::from(slots.max(1));
+    let interface = match backend.vlan {
+        0 => backend.interface.clone(),
+        vlan => format!("{} vlan {vlan}", backend.interface),
+    };
     let way = match (backend.mac.as_str(), backend.next_hop.as_str()) {
+        ("", _) if backend.encapsulation == "local" => "this machine".to_owned(),
         ("", _) => String::new(),
-        (mac, "") => format!("{mac} {}", backend.interface),
-        (mac, hop) if hop == backend.address => format!("{mac} {}", backend.interface),
-        (mac, hop) => format!("{mac} {} via {hop}", backend.interface),
+        (mac, "") => format!("{mac} {interface}"),
+        (mac, hop) if hop == backend.address => format!("{mac} {interface}"),
+        (mac, hop) => format!("{mac} {interface} via {hop}"),
     };
     [
         String::new(),
@@ -239,6 +254,9 @@ mod tests {
                 waiting,
             ],
             id: 1,
+            hash: "flow".to_owned(),
+            encapsulation: "ipip".to_owned(),
+            client_prefixes: 0,
         };
         let mut text = String::new();
         service_text(&mut text, &service, Paint(false));
@@ -250,6 +268,50 @@ mod tests {
              \u{20} rs2 10.0.0.12  up            1  50.0%    12345  740700  02:00:00:00:00:01 eth0\n\
              \u{20} 10.0.0.13      waiting       0   0.0%        0       0\n\
              \u{20} 10.0.0.13: 10.0.0.13 does not answer\n"
+        );
+    }
+
+    #[test]
+    fn what_is_not_as_usual_is_said() {
+        let service = Service {
+            name: "[2001:db8::/48]:*/udp".to_owned(),
+            vip: "2001:db8::/48".to_owned(),
+            protocol: "udp".to_owned(),
+            scheduler: "wrr".to_owned(),
+            ring_slots: 256,
+            ring_fingerprint: "00ff00ff00ff00ff".to_owned(),
+            hash: "source".to_owned(),
+            encapsulation: "gue".to_owned(),
+            client_prefixes: 3,
+            backends: vec![
+                Backend {
+                    address: "10.0.0.11".to_owned(),
+                    name: "10.0.0.11".to_owned(),
+                    state: "up".to_owned(),
+                    mac: "02:00:00:00:00:01".to_owned(),
+                    interface: "eth0".to_owned(),
+                    vlan: 7,
+                    ..Backend::default()
+                },
+                Backend {
+                    address: "10.0.0.2".to_owned(),
+                    name: "10.0.0.2".to_owned(),
+                    state: "down".to_owned(),
+                    encapsulation: "local".to_owned(),
+                    ..Backend::default()
+                },
+            ],
+            ..Service::default()
+        };
+        let mut text = String::new();
+        service_text(&mut text, &service, Paint(false));
+        assert_eq!(
+            text,
+            "service [2001:db8::/48]:*/udp: wrr ring of 256 slots 00ff00ff00ff00ff, by source, gue, 3 prefixes of \
+             clients\n\
+             \u{20} BACKEND    STATE  WEIGHT  SHARE  PACKETS  BYTES  NEXT HOP\n\
+             \u{20} 10.0.0.11  up          0   0.0%        0      0  02:00:00:00:00:01 eth0 vlan 7\n\
+             \u{20} 10.0.0.2   down        0   0.0%        0      0  this machine\n"
         );
     }
 

@@ -34,6 +34,7 @@ const TEST_RUN: u32 = 10;
 const PROG_BY_ID: u32 = 13;
 const INFO_BY_FD: u32 = 15;
 const MAP_LOOKUP_BATCH: u32 = 24;
+const MAP_UPDATE_BATCH: u32 = 26;
 const LINK_CREATE: u32 = 28;
 const LINK_UPDATE: u32 = 29;
 const LINK_DETACH: u32 = 34;
@@ -178,6 +179,66 @@ pub(crate) unsafe fn array_lookup_batch(
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(attr.count as usize),
         Err(error) => Err(error),
     }
+}
+
+/// What one call has read of a table.
+pub(crate) struct Piece<const K: usize> {
+    /// How many entries.
+    pub(crate) len: usize,
+    /// Where the next piece begins; `None`: this was the last one.
+    pub(crate) next: Option<[u64; K]>,
+}
+
+/// Reads entries of a hash or a trie into `keys` and `words`, from the beginning or from where another call ended.
+///
+/// # Safety
+/// Keys of the map have `8 * K` bytes, values eight; `words` is as long as `keys`.
+pub(crate) unsafe fn lookup_words<const K: usize>(
+    fd: BorrowedFd<'_>,
+    from: Option<&[u64; K]>,
+    keys: &mut [[u64; K]],
+    words: &mut [u64],
+) -> io::Result<Piece<K>> {
+    let mut next = [0; K];
+    let mut attr = MapBatch {
+        in_batch: from.map_or(0, address),
+        out_batch: address_mut(&mut next),
+        keys: address_mut(keys),
+        values: address_mut(words),
+        count: keys.len() as u32,
+        fd: raw(fd),
+        ..MapBatch::default()
+    };
+    // SAFETY: a place in a table is told by four bytes (a hash's bucket) or by a key, and `next` and `from` have room for
+    // either; the kernel writes at most `count` keys and values, and their lengths are the caller's promise.
+    match unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) } {
+        Ok(_) => Ok(Piece { len: attr.count as usize, next: Some(next) }),
+        // The end was reached: the entries up to there were copied.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+            Ok(Piece { len: attr.count as usize, next: None })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Stores a word under each key.
+///
+/// # Safety
+/// Keys of the map have `8 * K` bytes, values eight; `words` is as long as `keys`.
+pub(crate) unsafe fn update_words<const K: usize>(
+    fd: BorrowedFd<'_>,
+    keys: &[[u64; K]],
+    words: &[u64],
+) -> io::Result<()> {
+    let mut attr = MapBatch {
+        keys: address(keys),
+        values: address(words),
+        count: keys.len() as u32,
+        fd: raw(fd),
+        ..MapBatch::default()
+    };
+    // SAFETY: the kernel reads `count` keys and values; their lengths are the caller's promise.
+    unsafe { bpf(MAP_UPDATE_BATCH, &mut attr) }.map(drop)
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -11,8 +11,8 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
-        InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType,
-        LinkMessage,
+        InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+        LinkLayerType, LinkMessage, VlanProtocol,
     },
 };
 use nix::errno::Errno;
@@ -47,6 +47,17 @@ pub struct Link {
     pub iflink: Option<u32>,
     /// The namespace (kernel's local id) that `iflink` is in; `None` is this one.
     pub netns_id: Option<i32>,
+    /// The tag that frames sent here get, where the link is a VLAN on another one ([`Link::iflink`]).
+    pub vlan: Option<VlanTag>,
+}
+
+/// A VLAN tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VlanTag {
+    /// VLAN id, 1 to 4094.
+    pub id: u16,
+    /// Whether it is a customer's tag (802.1Q, Ethernet type 0x8100), rather than a provider's (802.1ad).
+    pub is_8021q: bool,
 }
 
 /// One end of a veth pair to be created.
@@ -275,6 +286,7 @@ pub(super) fn decode(message: LinkMessage) -> Link {
         master: None,
         iflink: None,
         netns_id: None,
+        vlan: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -285,13 +297,81 @@ pub(super) fn decode(message: LinkMessage) -> Link {
             LinkAttribute::Link(index) => link.iflink = Some(index),
             LinkAttribute::LinkNetNsId(id) if id >= 0 => link.netns_id = Some(id),
             LinkAttribute::LinkInfo(infos) => {
-                link.kind = infos.into_iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Vlan(info)) => link.vlan = vlan_tag(&info),
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
     }
     link
+}
+
+fn vlan_tag(info: &[InfoVlan]) -> Option<VlanTag> {
+    let id = info.iter().find_map(|info| if let InfoVlan::Id(id) = info { Some(*id) } else { None })?;
+    // The kernel always says which; it is 802.1Q unless another was asked for.
+    let other = |info: &InfoVlan| matches!(info, InfoVlan::Protocol(protocol) if *protocol != VlanProtocol::Ieee8021Q);
+    Some(VlanTag { id, is_8021q: !info.iter().any(other) })
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+
+    use super::*;
+
+    /// An attribute: length, type, payload, padded to four bytes.
+    fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let len = 4 + payload.len() as u16;
+        let mut bytes = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// Link 5, as the kernel tells of a VLAN on link 2 with this id and this tag's Ethernet type.
+    fn vlan(id: u16, ether_type: u16) -> Link {
+        const IFLA_IFNAME: u16 = 3;
+        const IFLA_LINK: u16 = 5;
+        const IFLA_LINKINFO: u16 = 18;
+        const IFLA_INFO_KIND: u16 = 1;
+        const IFLA_INFO_DATA: u16 = 2;
+        const IFLA_VLAN_ID: u16 = 1;
+        const IFLA_VLAN_PROTOCOL: u16 = 5;
+        let data = [
+            attribute(IFLA_VLAN_PROTOCOL, &ether_type.to_be_bytes()),
+            attribute(IFLA_VLAN_ID, &id.to_ne_bytes()),
+        ];
+        let info = [attribute(IFLA_INFO_KIND, b"vlan\0"), attribute(IFLA_INFO_DATA, &data.concat())];
+        let mut link = vec![0; 16];
+        link[2..4].copy_from_slice(&1_u16.to_ne_bytes());
+        link[4..8].copy_from_slice(&5_u32.to_ne_bytes());
+        link.extend(attribute(IFLA_IFNAME, b"eth0.7\0"));
+        link.extend(attribute(IFLA_LINK, &2_u32.to_ne_bytes()));
+        link.extend(attribute(IFLA_LINKINFO, &info.concat()));
+        // RTM_NEWLINK, no flags.
+        let mut bytes = (16 + link.len() as u32).to_ne_bytes().to_vec();
+        bytes.extend([16, 0, 0, 0]);
+        bytes.extend([0; 8]);
+        bytes.extend(link);
+        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).expect("well-formed").payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => decode(message),
+            other => panic!("{other:?} is no link"),
+        }
+    }
+
+    #[test]
+    fn a_vlan_has_a_tag_and_a_parent() {
+        let link = vlan(7, 0x8100);
+        assert_eq!(
+            (link.name.as_str(), link.kind.as_deref(), link.iflink),
+            ("eth0.7", Some("vlan"), Some(2))
+        );
+        assert_eq!(link.vlan, Some(VlanTag { id: 7, is_8021q: true }));
+        assert_eq!(vlan(4094, 0x88a8).vlan, Some(VlanTag { id: 4094, is_8021q: false }));
+    }
 }

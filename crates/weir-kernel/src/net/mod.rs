@@ -25,7 +25,7 @@ mod xdp;
 pub use address::{Address, NewAddress, Scope};
 pub use error::Error;
 pub use ethtool::{DriverInfo, Ethtool, Offload};
-pub use link::{Link, VethEnd};
+pub use link::{Link, VethEnd, VlanTag};
 pub use mac::{MacAddress, ParseMacError};
 pub use monitor::{Change, Event, Monitor};
 pub use neighbour::{Neighbour, NeighbourState};

@@ -20,8 +20,10 @@ use super::{
 /// Where to send packets for a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextHop {
-    /// Index of the link to send on.
+    /// Index of the link to send on. (Where the way leads into a VLAN, the link that the VLAN is on.)
     pub ifindex: u32,
+    /// The VLAN to send into; `None`: frames have no tag.
+    pub vlan: Option<u16>,
     /// The link's own Ethernet address.
     pub src_mac: MacAddress,
     /// The Ethernet address to send to.
@@ -42,6 +44,8 @@ pub struct Pin {
     pub via: Option<IpAddr>,
     /// Send to this Ethernet address, whatever the neighbour table says.
     pub mac: Option<MacAddress>,
+    /// Send into this VLAN, whatever the link's.
+    pub vlan: Option<u16>,
 }
 
 /// Why there is no next hop (yet).
@@ -100,6 +104,16 @@ pub enum NextHopError {
         /// The link's name.
         link: String,
     },
+    /// The way leads into a VLAN that frames cannot be sent into.
+    #[error("the way to {dst} leaves by the VLAN link {link}, {why}; weir puts one 802.1Q tag on a frame")]
+    Vlan {
+        /// The destination.
+        dst: IpAddr,
+        /// The link's name.
+        link: String,
+        /// What is the matter with it.
+        why: &'static str,
+    },
     /// The kernel could not be asked.
     #[error(transparent)]
     Kernel(#[from] Error),
@@ -109,7 +123,7 @@ pub enum NextHopError {
 pub fn resolve_next_hop(rtnl: &Rtnl, dst: IpAddr, pin: Option<Pin>) -> Result<NextHop, NextHopError> {
     let way = Way::find(rtnl, dst, pin)?;
     let link = rtnl.link_by_index(way.ifindex)?;
-    way.finish(rtnl, dst, pin, &link, None)
+    way.finish(rtnl, dst, pin, &link, None, |index| rtnl.link_by_index(index))
 }
 
 /// Links and neighbours at one moment, to look up many next hops.
@@ -138,14 +152,12 @@ impl<'a> NextHops<'a> {
     pub fn lookup(&self, dst: IpAddr, pin: Option<Pin>) -> Result<NextHop, NextHopError> {
         let way = Way::find(self.rtnl, dst, pin)?;
         let known = self.neighbours.get(&(way.ifindex, way.next_hop));
-        let newer;
-        let link = if let Some(link) = self.links.get(&way.ifindex) {
-            link
-        } else {
-            newer = self.rtnl.link_by_index(way.ifindex)?;
-            &newer
-        };
-        way.finish(self.rtnl, dst, pin, link, known)
+        let link = self.link(way.ifindex)?;
+        way.finish(self.rtnl, dst, pin, &link, known, |index| self.link(index))
+    }
+
+    fn link(&self, index: u32) -> Result<Link, Error> {
+        self.links.get(&index).map_or_else(|| self.rtnl.link_by_index(index), |link| Ok(link.clone()))
     }
 }
 
@@ -192,6 +204,7 @@ impl Way {
         pin: Option<Pin>,
         link: &Link,
         known: Option<&Neighbour>,
+        find_link: impl FnOnce(u32) -> Result<Link, Error>,
     ) -> Result<NextHop, NextHopError> {
         if link.loopback {
             return Err(NextHopError::Local { dst });
@@ -203,8 +216,10 @@ impl Way {
             Some(mac) => mac,
             None => resolve(rtnl, self.ifindex, self.next_hop, known)?,
         };
+        let (ifindex, vlan) = untagged(dst, link, find_link)?;
         Ok(NextHop {
-            ifindex: self.ifindex,
+            ifindex,
+            vlan: pin.and_then(|pin| pin.vlan).or(vlan),
             src_mac,
             dst_mac,
             src_addr: self.src_addr,
@@ -212,6 +227,26 @@ impl Way {
             next_hop: self.next_hop,
         })
     }
+}
+
+/// The link that frames for `link` are sent on, and the VLAN that they are tagged with there.
+fn untagged(
+    dst: IpAddr,
+    link: &Link,
+    find_link: impl FnOnce(u32) -> Result<Link, Error>,
+) -> Result<(u32, Option<u16>), NextHopError> {
+    let Some(tag) = link.vlan else { return Ok((link.index, None)) };
+    let refused = |why| NextHopError::Vlan { dst, link: link.name.clone(), why };
+    if !tag.is_8021q {
+        return Err(refused("which is none of 802.1Q"));
+    }
+    let (Some(parent), None) = (link.iflink, link.netns_id) else {
+        return Err(refused("whose parent is in another network namespace"));
+    };
+    if find_link(parent)?.vlan.is_some() {
+        return Err(refused("which is within another VLAN"));
+    }
+    Ok((parent, Some(tag.id)))
 }
 
 /// The neighbour's address, from the snapshot or the kernel; asks for it where it is unknown or could be forgotten.
@@ -278,4 +313,70 @@ fn unicast_route(rtnl: &Rtnl, dst: IpAddr) -> Result<(Route, u32), NextHopError>
     }
     let ifindex = route.oif.ok_or_else(|| no_route("the route names no link"))?;
     Ok((route, ifindex))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::link::VlanTag, *};
+
+    fn link(index: u32, vlan: Option<VlanTag>, iflink: Option<u32>) -> Link {
+        Link {
+            index,
+            name: format!("eth{index}"),
+            kind: None,
+            mtu: 1500,
+            mac: Some(MacAddress([2, 0, 0, 0, 0, index as u8])),
+            up: true,
+            running: true,
+            loopback: false,
+            master: None,
+            iflink,
+            netns_id: None,
+            vlan,
+        }
+    }
+
+    #[test]
+    fn frames_for_a_vlan_go_out_of_its_parent_with_a_tag() {
+        let dst = IpAddr::from([192, 0, 2, 9]);
+        let tag = |id| Some(VlanTag { id, is_8021q: true });
+        let find = |link: &Link, parent: Link| {
+            untagged(dst, link, |index| {
+                assert_eq!(index, parent.index);
+                Ok(parent)
+            })
+        };
+        let plain = link(2, None, None);
+        assert_eq!(find(&plain, plain.clone()).unwrap(), (2, None));
+        // (A veth has a link of its own at the other end, but no tag.)
+        assert_eq!(find(&link(3, None, Some(9)), plain.clone()).unwrap(), (3, None));
+        let tagged = link(5, tag(7), Some(2));
+        assert_eq!(find(&tagged, plain.clone()).unwrap(), (2, Some(7)));
+
+        let refused = |link: &Link, parent: Link| find(link, parent).unwrap_err().to_string();
+        let within = link(6, tag(8), Some(5));
+        assert_eq!(
+            refused(&within, tagged.clone()),
+            "the way to 192.0.2.9 leaves by the VLAN link eth6, which is within another VLAN; weir puts one 802.1Q \
+             tag on a frame"
+        );
+        let provider = link(5, Some(VlanTag { id: 7, is_8021q: false }), Some(2));
+        assert!(refused(&provider, plain.clone()).contains("which is none of 802.1Q"));
+        let elsewhere = Link { netns_id: Some(1), ..tagged };
+        assert!(refused(&elsewhere, plain).contains("in another network namespace"));
+    }
+
+    #[test]
+    fn a_pinned_vlan_wins() {
+        let dst = IpAddr::from([192, 0, 2, 9]);
+        let tagged = link(5, Some(VlanTag { id: 7, is_8021q: true }), Some(2));
+        let (rtnl, mac) = (Rtnl::open().unwrap(), Some(MacAddress([2; 6])));
+        let hop = |vlan| {
+            let way = Way { ifindex: 5, next_hop: dst, src_addr: None, mtu: None };
+            let pin = Some(Pin { mac, vlan, ..Pin::default() });
+            way.finish(&rtnl, dst, pin, &tagged, None, |_| Ok(link(2, None, None))).unwrap()
+        };
+        assert_eq!((hop(None).ifindex, hop(None).vlan), (2, Some(7)));
+        assert_eq!((hop(Some(9)).ifindex, hop(Some(9)).vlan, hop(Some(9)).src_mac.0[5]), (2, Some(9), 5));
+    }
 }

@@ -1,7 +1,9 @@
 //! Maps as bytes, constants, pins, and what the verifier says.
 
-use weir_abi::{iptunnel, map};
-use weir_kernel::bpf::{Error, LoadOptions, Mapped, RawMap, load, objects, test_run};
+use std::collections::BTreeMap;
+
+use weir_abi::{Address, PrefixKey, iptunnel, map};
+use weir_kernel::bpf::{Error, LoadOptions, Lookup, Mapped, RawMap, load, objects, test_run};
 
 use crate::{Scratch, director, has_advice};
 
@@ -23,6 +25,50 @@ fn hash_maps_take_give_and_list_keys() {
     assert!(matches!(error, Error::Shape { .. }), "{error}");
     assert!(vips.set(&key, &[0; 1], 0).is_err());
     assert!(Mapped::<8>::new(&vips).is_err(), "a hash map is no memory");
+}
+
+#[test]
+fn large_tables_are_written_read_and_thinned_out_in_pieces() {
+    let sizes = vec![(map::SOURCES.to_owned(), 20_000), (map::SERVERS.to_owned(), 20_000)];
+    let object =
+        load("director", &LoadOptions { max_entries: sizes, ..LoadOptions::default() }).expect("loaded");
+    let trie = Lookup::<3>::new(object.map(map::SOURCES).expect("map")).expect("a trie");
+    let hash = Lookup::<1>::new(object.map(map::SERVERS).expect("map")).expect("a hash");
+    assert!(Lookup::<1>::new(object.map(map::SOURCES).expect("map")).is_err(), "its keys are longer");
+    assert!(Lookup::<1>::new(object.map(map::RINGS).expect("map")).is_err(), "an array");
+
+    // Prefixes within prefixes, of two lists.
+    let key = |number: u32| {
+        let len = if number.is_multiple_of(5) { 8 } else { 19 };
+        let network = (number << 13) & (u32::MAX << (32 - len));
+        PrefixKey::sources(1 + number % 2, Address::from(std::net::Ipv4Addr::from(network)), len).0
+    };
+    let entries: BTreeMap<[u64; 3], u64> =
+        (0..17_000).map(|number| (key(number), u64::from(number))).collect();
+    trie.set_all(entries.clone()).expect("stored");
+    let read = trie.entries().expect("read");
+    assert_eq!(read.len(), entries.len(), "each once");
+    assert_eq!(read.into_iter().collect::<BTreeMap<_, _>>(), entries);
+    let is_first = |key: &[u64; 3]| PrefixKey(*key).scope() == 1;
+    let seconds = entries.keys().filter(|key| !is_first(key)).count() as u64;
+    assert_eq!(trie.retain(is_first).expect("thinned out"), seconds);
+    let read: BTreeMap<_, _> = trie.entries().expect("read").into_iter().collect();
+    assert_eq!(read, entries.into_iter().filter(|(key, _)| is_first(key)).collect());
+    assert!(trie.get(&PrefixKey::source(1, Address::default()).0).expect("get").is_some());
+    trie.retain(|_| false).expect("emptied");
+    assert_eq!(trie.entries().expect("read"), []);
+    trie.retain(|_| false).expect("nothing to do");
+
+    let entries: BTreeMap<[u64; 1], u64> = (0..15_000).map(|number| ([number * 7], number)).collect();
+    hash.set_all(entries.clone()).expect("stored");
+    assert_eq!(hash.entries().expect("read").into_iter().collect::<BTreeMap<_, _>>(), entries);
+    assert_eq!(hash.retain(|key| key[0] < 7).expect("thinned out"), 14_999);
+    assert_eq!(hash.entries().expect("read"), [([0], 0)]);
+    assert!(hash.remove(&[0]).expect("removed") && !hash.remove(&[0]).expect("not there"));
+    hash.set(&[3], 4).expect("stored");
+    assert_eq!(hash.get(&[3]).expect("get"), Some(4));
+    let too_many = (0..20_001).map(|number| ([number], 0));
+    assert!(hash.set_all(too_many).is_err(), "there is no room");
 }
 
 #[test]

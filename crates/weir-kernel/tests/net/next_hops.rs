@@ -23,6 +23,7 @@ fn next_hops_on_the_link_and_behind_a_router() {
     ] {
         let expected = NextHop {
             ifindex: pair.index,
+            vlan: None,
             src_mac: mac("02:00:00:00:00:01"),
             dst_mac: pair.backend_mac,
             src_addr: Some(ip(source)),
@@ -42,7 +43,7 @@ fn next_hops_on_the_link_and_behind_a_router() {
 #[test]
 fn pins_override_the_kernel() {
     let pair = Pair::new();
-    let pin = |via: Option<&str>, mac| Some(Pin { via: via.map(ip), mac });
+    let pin = |via: Option<&str>, mac| Some(Pin { via: via.map(ip), mac, vlan: None });
     // No route leads to 203.0.113.9, but the router is on the link.
     let hop = pair.next_hop("203.0.113.9", pin(Some("192.0.2.2"), None)).unwrap();
     assert_eq!((hop.next_hop, hop.dst_mac), (ip("192.0.2.2"), pair.backend_mac));
@@ -54,6 +55,8 @@ fn pins_override_the_kernel() {
         None,
         "a pinned address is not asked for"
     );
+    let in_vlan = Pin { vlan: Some(7), ..Pin::default() };
+    assert_eq!(pair.next_hop("192.0.2.2", Some(in_vlan)).unwrap().vlan, Some(7));
     // A router of the other family still takes the source from the destination's.
     let hop = pair.next_hop("192.0.2.77", pin(Some("2001:db8::2"), None)).unwrap();
     assert_eq!((hop.next_hop, hop.src_addr), (ip("2001:db8::2"), Some(ip("192.0.2.1"))));

@@ -213,6 +213,7 @@ mod tests {
             master: None,
             iflink: Some(below),
             netns_id: None,
+            vlan: None,
         }
     }
 

@@ -12,13 +12,13 @@ use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use weir_api::v1::ReloadReply;
 use weir_config::Config;
-use weir_kernel::bpf::{Attached, Director};
+use weir_kernel::bpf::{Attached, Director, Start};
 use weir_kernel::net::Rtnl;
 use weir_plan::{Desired, Observed, Op, PlanError, Planner};
 
 use super::addresses::Addresses;
 use super::settings::{self, Interface};
-use super::tables::Tables;
+use super::tables::{Strays, Tables};
 use super::ways::Ways;
 use crate::advice::{self, Advise as _};
 
@@ -51,6 +51,7 @@ pub(super) struct Daemon {
     pub(super) last_load: LastLoad,
     pub(super) reloads: u64,
     planner: Planner,
+    pub(super) strays: Strays,
     /// What has been complained about and still holds.
     complaints: HashMap<String, String>,
 }
@@ -65,6 +66,7 @@ impl Daemon {
         ways: Ways,
     ) -> Self {
         let now = Instant::now();
+        let strays = Strays::new(director.start() == Start::Fresh);
         Self {
             config_path,
             config,
@@ -77,6 +79,7 @@ impl Daemon {
             last_load: LastLoad { at: now, error: None },
             reloads: 0,
             planner: Planner::default(),
+            strays,
             complaints: HashMap::new(),
         }
     }
@@ -84,8 +87,8 @@ impl Daemon {
     /// The steps to `config` over `ways`.
     pub(super) fn plan(&mut self, config: &Config, ways: &Ways) -> anyhow::Result<Vec<Op>> {
         let desired =
-            Desired::new(config, boot_time()?, self.director.tick(), |_, backend| ways.path(config, backend));
-        let observed = Observed::read(&Tables(&self.director));
+            Desired::new(config, boot_time()?, self.director.tick(), |_, backend| ways.path(backend));
+        let observed = self.observed()?;
         self.planner.plan(&observed, &desired).map_err(|error| {
             let advice = match &error {
                 PlanError::TooManyBackends(_) => {
@@ -95,16 +98,29 @@ impl Daemon {
                     "set another `ring_slots` (0 chooses a fitting one), or use fewer services"
                 }
                 PlanError::TooManyServices(..) => "split the services between directors",
+                PlanError::TooManyServers(..)
+                | PlanError::TooManyPrefixes(..)
+                | PlanError::TooManySources(..) => {
+                    "stop weir and start it again: tables are made for what is configured then"
+                }
             };
             Err::<(), _>(error).advise(advice).expect_err("it is an error")
         })
+    }
+
+    /// What the tables say.
+    pub(super) fn observed(&self) -> anyhow::Result<Observed> {
+        Observed::read(&Tables::new(&self.director, &self.strays)).map_err(|error| advice::of_bpf(&error))
     }
 
     /// Does the steps.
     pub(super) fn apply(&mut self, ops: &[Op]) -> anyhow::Result<()> {
         for op in ops {
             tracing::debug!(?op, "step");
-            op.apply(&mut Tables(&self.director)).map_err(|error| advice::of_bpf(&error))?;
+            if let Err(error) = op.apply(&mut Tables::new(&self.director, &self.strays)) {
+                self.strays.look_again();
+                return Err(advice::of_bpf(&error));
+            }
         }
         Ok(())
     }

@@ -8,24 +8,26 @@ use std::net::IpAddr;
 
 use weir_abi::{BackendState, Count, Encapsulation, Family, Reason, Verdict};
 use weir_api::v1::{Backend, Configuration, Counter, FlowTable, Interface, Program, Service, StatusReply};
+use weir_config::State;
 use weir_kernel::bpf::Start;
 use weir_kernel::net::MacAddress;
 use weir_plan::{Observed, ObservedBackend, ObservedService, service_key};
 
 use super::daemon::{Daemon, boot_time};
 use super::server::version;
-use super::tables::Tables;
 use crate::advice::of_bpf;
 
 /// The whole report.
 pub(super) fn status(daemon: &Daemon) -> anyhow::Result<StatusReply> {
-    let observed = Observed::read(&Tables(&daemon.director));
+    let observed = daemon.observed()?;
     let highest = observed.backends.keys().next_back().map_or(0, |id| id + 1);
     let counts = daemon.director.all_backend_counts(highest).map_err(|error| of_bpf(&error))?;
     let now = boot_time()?;
     let links: HashMap<u32, String> =
         daemon.rtnl.links()?.into_iter().map(|link| (link.index, link.name)).collect();
-    let context = Context { daemon, observed: &observed, counts: &counts, links: &links, now };
+    let masks = observed.masks;
+    let spread = (32 - masks.v4.count_ones(), 128 - masks.v6.count_ones());
+    let context = Context { daemon, observed: &observed, counts: &counts, links: &links, now, spread };
     let info = daemon.director.program_info().map_err(|error| of_bpf(&error))?;
     Ok(StatusReply {
         build: Some(version()),
@@ -78,6 +80,7 @@ fn counters(daemon: &Daemon) -> anyhow::Result<Vec<Counter>> {
             Verdict::Pass => "pass",
             Verdict::Drop => "drop",
             Verdict::Forward => "forward",
+            Verdict::Reply => "reply",
         }
         .to_owned(),
         packets: count.packets,
@@ -94,6 +97,8 @@ struct Context<'a> {
     counts: &'a [Count],
     links: &'a HashMap<u32, String>,
     now: u32,
+    /// Lengths of the networks of outer sources, of IPv4 and IPv6.
+    spread: (u32, u32),
 }
 
 impl Context<'_> {
@@ -123,10 +128,12 @@ impl Context<'_> {
                 self.configured(backend, found, &slots)
             })
             .collect();
-        backends.extend(records.into_iter().map(|(id, record)| self.stored(id, record, &slots)));
+        // Of one that is not configured any more, and has no outer header, the VIP's family is as good a guess as any.
+        let family = Family::of(service.key.vip);
+        backends.extend(records.into_iter().map(|(id, record)| self.stored(id, record, family, &slots)));
         Service {
             name: service.name.clone(),
-            vip: service.key.vip.to_string(),
+            vip: service.key.vips().to_string(),
             port: u32::from(service.key.port),
             protocol: service.key.protocol.as_str().to_owned(),
             scheduler: service.scheduler.as_str().to_owned(),
@@ -137,6 +144,9 @@ impl Context<'_> {
             },
             backends,
             id,
+            hash: service.hash.as_str().to_owned(),
+            encapsulation: service.encapsulation.as_str().to_owned(),
+            client_prefixes: service.sources.len() as u64,
         }
     }
 
@@ -148,24 +158,47 @@ impl Context<'_> {
     ) -> Backend {
         let problem = self.daemon.ways.problem(backend).unwrap_or_default().to_owned();
         let base = match record {
-            Some((id, record)) => self.stored(id, record, slots),
+            Some((id, record)) => self.stored(id, record, Family::of(backend.address), slots),
             None => Backend {
                 address: backend.address.to_string(),
-                state: "waiting".to_owned(),
+                state: if backend.state == State::Down { "down" } else { "waiting" }.to_owned(),
                 ..Backend::default()
             },
         };
         let next_hop = self.daemon.ways.next_hop(backend).map(|ip| ip.to_string()).unwrap_or_default();
-        Backend { name: backend.name.clone(), weight: u32::from(backend.weight), next_hop, problem, ..base }
+        Backend {
+            name: backend.name.clone(),
+            weight: u32::from(backend.weight),
+            next_hop,
+            problem,
+            server_ids: backend.server_ids.clone(),
+            ..base
+        }
     }
 
-    fn stored(&self, id: u32, record: &ObservedBackend, slots: &HashMap<u32, u32>) -> Backend {
-        let (encapsulation, family) = match record.encapsulation() {
-            Some(Encapsulation::Ip4InIp4) => ("ip4-in-ip4", Family::V4),
-            Some(Encapsulation::Ip6InIp6) => ("ip6-in-ip6", Family::V6),
-            Some(Encapsulation::Ip4InIp6) => ("ip4-in-ip6", Family::V6),
-            None => ("", Family::V4),
+    /// `family`: the address's, where its record does not say.
+    fn stored(
+        &self,
+        id: u32,
+        record: &ObservedBackend,
+        family: Family,
+        slots: &HashMap<u32, u32>,
+    ) -> Backend {
+        let encapsulation = record.encapsulation();
+        let outer = encapsulation.and_then(Encapsulation::outer_family);
+        let family = outer.unwrap_or(family);
+        let encapsulation = match encapsulation {
+            Some(Encapsulation::Ip4InIp4) => "ip4-in-ip4",
+            Some(Encapsulation::Ip6InIp6) => "ip6-in-ip6",
+            Some(Encapsulation::Ip4InIp6) => "ip4-in-ip6",
+            Some(Encapsulation::Ip6InIp4) => "ip6-in-ip4",
+            Some(Encapsulation::GueInIp4) => "gue-in-ip4",
+            Some(Encapsulation::GueInIp6) => "gue-in-ip6",
+            Some(Encapsulation::Layer2) => "l2",
+            Some(Encapsulation::Local) => "local",
+            None => "",
         };
+        let is_local = record.encapsulation() == Some(Encapsulation::Local);
         let text = |ip: IpAddr| ip.to_string();
         let count = self.counts.get(id as usize).copied().unwrap_or_default();
         let state = match record.state() {
@@ -179,11 +212,21 @@ impl Context<'_> {
             ring_slots: slots.get(&id).copied().unwrap_or(0),
             packets: count.packets,
             bytes: count.bytes,
-            mac: MacAddress(record.next_hop_mac()).to_string(),
-            interface: self.links.get(&record.ifindex()).cloned().unwrap_or_default(),
+            mac: if is_local { String::new() } else { MacAddress(record.next_hop_mac()).to_string() },
+            interface: self.links.get(&record.egress().ifindex()).cloned().unwrap_or_default(),
+            vlan: u32::from(record.egress().vlan()),
             mtu: u32::from(record.mtu()),
             encapsulation: encapsulation.to_owned(),
-            source: text(record.source().to_ip(family)),
+            source: match (outer, record.spreads_source()) {
+                (None, _) => String::new(),
+                (Some(family), false) => text(record.source().to_ip(family)),
+                (Some(Family::V4), true) => {
+                    format!("{}/{}", text(record.source().to_ip(Family::V4)), self.spread.0)
+                }
+                (Some(Family::V6), true) => {
+                    format!("{}/{}", text(record.source().to_ip(Family::V6)), self.spread.1)
+                }
+            },
             draining_seconds: u64::from(record.drain_until().saturating_sub(self.now)),
             id,
             ..Backend::default()

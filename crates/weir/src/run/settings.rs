@@ -3,14 +3,14 @@
 //! Owns: interfaces' existence, the hash key's file, table sizes, what can be changed while running. May not touch:
 //! services.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use weir_abi::RingSlot;
-use weir_config::{Config, InterfaceName, XdpMode};
+use weir_config::{Config, InterfaceName, Service, XdpMode};
 use weir_kernel::bpf::{Director, Options, Sizes, XdpRequest};
 use weir_kernel::net::Rtnl;
 use weir_plan::ring_size;
@@ -69,19 +69,37 @@ pub(super) fn options(config: &Config) -> anyhow::Result<Options> {
 /// Table sizes with room for the configuration to double before a restart is needed, never below the defaults.
 fn sizes(config: &Config) -> Sizes {
     let least = Sizes::default();
-    let vips: BTreeSet<_> = config.services.iter().map(|service| service.key.vip).collect();
-    // Each half of the service table at most a quarter full, so that short probe sequences are easily found.
-    let half = 4 * (config.services.len() + vips.len());
+    let vips: BTreeSet<_> = config.services.iter().map(|service| service.key.vips()).collect();
+    // Each half of the service table at most a quarter full, so that short probe sequences are easily found. An address to
+    // unwrap for takes three places.
+    let half = 4 * (config.services.len() + vips.len() + 3 * config.director.decapsulate.len());
     let backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
     // The rings in force; as much again is needed to build the next ones in.
     let slots: u64 = config.services.iter().map(|service| u64::from(ring_size(service).slots())).sum();
+    let ids = |service: &Service| service.backends.iter().map(|b| b.server_ids.len()).sum::<usize>();
+    let servers: usize =
+        config.services.iter().map(|service| ids(service) + service.sources.targets().len()).sum();
     let room = |wanted: u64, least: u32| wanted.next_power_of_two().clamp(u64::from(least), 1 << 31) as u32;
+    let lookup = |wanted: usize, least: u32| (2 * wanted as u64).clamp(u64::from(least), 1 << 31) as u32;
     Sizes {
         services: room(2 * 2 * half as u64, least.services),
         ring_slots: room(2 * 2 * slots, least.ring_slots),
         backends: room(2 * (backends as u64 + 1), least.backends).min(1 << RingSlot::BACKEND_BITS),
         flow_buckets: config.director.flow_table_entries / weir_abi::FLOWS_PER_BUCKET as u32,
+        fragment_buckets: config.director.fragment_table_entries / weir_abi::FLOWS_PER_BUCKET as u32,
+        servers: lookup(servers, least.servers),
+        // A list that changes is there twice for a moment.
+        sources: lookup(prefixes_of_clients(&[config]), least.sources),
+        prefixes: lookup(vips.iter().filter(|vip| !vip.is_single()).count(), least.prefixes),
     }
+}
+
+/// How many prefixes there are in the lists of these configurations; each list counts once.
+fn prefixes_of_clients(configs: &[&Config]) -> usize {
+    let services = configs.iter().flat_map(|config| &config.services);
+    let lists: BTreeMap<u64, usize> =
+        services.map(|service| (service.sources.fingerprint(), service.sources.len())).collect();
+    lists.values().sum()
 }
 
 fn read_hash_key(path: &Path) -> anyhow::Result<[u64; 2]> {
@@ -122,6 +140,20 @@ pub(super) fn refuse_what_needs_a_restart(
     if was.flow_table_entries != is.flow_table_entries {
         let (from, to) = (was.flow_table_entries.to_string(), is.flow_table_entries.to_string());
         changed("`flow_table_entries`", &from, &to)?;
+    }
+    if was.fragment_table_entries != is.fragment_table_entries {
+        let (from, to) = (was.fragment_table_entries.to_string(), is.fragment_table_entries.to_string());
+        changed("`fragment_table_entries`", &from, &to)?;
+    }
+    let (prefixes, room) = (prefixes_of_clients(&[old, new]), director.sources().capacity());
+    if prefixes > room as usize {
+        let of_new = prefixes_of_clients(&[new]);
+        let problem = anyhow!(
+            "cannot take {of_new} prefixes of clients while the director runs: with those in use until then there are \
+             {prefixes}, and the table has room for {room}"
+        );
+        return Err(problem)
+            .advise("stop weir and start it again: it makes room for twice as many as there are");
     }
     let in_use = director.control().record(0).map(|record| weir_abi::Control(record).hash_key());
     let wanted = options(new)?.hash_key;

@@ -3,11 +3,11 @@
 //! Owns: asking for them, and telling a fault of the configuration from a neighbour that is merely silent. May not
 //! touch: the tables. Invariant: what was found is only kept for reports; every round asks anew.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use weir_config::{Backend, Config, Prefix, Service};
+use weir_config::{Backend, Config, Director, Encapsulation, Prefix, Service, Source};
 use weir_kernel::net::{MacAddress, NextHop, NextHopError, NextHops, Pin, Rtnl};
 use weir_plan::Path;
 
@@ -19,11 +19,15 @@ struct Asked {
     address: IpAddr,
     via: Option<IpAddr>,
     mac: Option<[u8; 6]>,
+    vlan: Option<u16>,
+    encapsulation: Encapsulation,
 }
 
 impl Asked {
-    fn of(backend: &Backend) -> Self {
-        Self { address: backend.address, via: backend.via, mac: backend.mac }
+    /// `None`: the backend is this machine.
+    fn of(backend: &Backend) -> Option<Self> {
+        let &Backend { address, via, mac, vlan, encapsulation, .. } = backend;
+        (!backend.local).then_some(Self { address, via, mac, vlan, encapsulation })
     }
 }
 
@@ -32,7 +36,7 @@ impl Asked {
 pub(super) struct Ways(HashMap<Asked, Way>);
 
 enum Way {
-    Known(NextHop),
+    Known(NextHop, OuterSource),
     /// The neighbour has been asked and may still answer.
     Pending(String),
     /// The neighbour does not answer, or the kernel could not say.
@@ -41,48 +45,61 @@ enum Way {
     Nowhere(String),
 }
 
+/// Source of the outer header.
+#[derive(Clone, Copy)]
+struct OuterSource {
+    /// One address, or a network.
+    address: IpAddr,
+    /// Whether it is a network in which each flow has an address.
+    spread: bool,
+}
+
 impl Ways {
     /// Asks for the ways to all of `config`'s backends.
     pub(super) fn find(rtnl: &Rtnl, config: &Config) -> Result<Self, weir_kernel::net::Error> {
         let snapshot = NextHops::snapshot(rtnl)?;
+        let vips = Vips::of(config);
         let mut found = HashMap::new();
-        for service in &config.services {
-            for backend in &service.backends {
-                found.entry(Asked::of(backend)).or_insert_with_key(|asked| look_up(&snapshot, asked, config));
-            }
+        for (_, backend) in all_backends(config) {
+            let Some(asked) = Asked::of(backend) else { continue };
+            found.entry(asked).or_insert_with(|| look_up(&snapshot, &asked, &config.director, &vips));
         }
         Ok(Self(found))
     }
 
     /// The way to a backend, for a plan.
-    pub(super) fn path(&self, config: &Config, backend: &Backend) -> Path {
-        match self.0.get(&Asked::of(backend)) {
+    pub(super) fn path(&self, backend: &Backend) -> Path {
+        let Some(asked) = Asked::of(backend) else { return Path::Known(weir_plan::NextHop::LOCAL) };
+        match self.0.get(&asked) {
             None | Some(Way::Pending(_) | Way::Silent(_)) => Path::Silent,
             Some(Way::Nowhere(_)) => Path::None,
-            Some(Way::Known(hop)) => match source(config, backend.address, hop) {
-                None => Path::None,
-                Some(source) => Path::Known(weir_plan::NextHop {
-                    mac: hop.dst_mac.0,
-                    source_mac: hop.src_mac.0,
-                    ifindex: hop.ifindex,
-                    mtu: hop.mtu.min(u32::from(u16::MAX)) as u16,
-                    source,
-                }),
-            },
+            Some(Way::Known(hop, source)) => Path::Known(weir_plan::NextHop {
+                mac: hop.dst_mac.0,
+                source_mac: hop.src_mac.0,
+                ifindex: hop.ifindex,
+                vlan: hop.vlan.unwrap_or(0),
+                mtu: hop.mtu.min(u32::from(u16::MAX)) as u16,
+                source: source.address,
+                spread: source.spread,
+            }),
         }
+    }
+
+    fn get(&self, backend: &Backend) -> Option<&Way> {
+        self.0.get(&Asked::of(backend)?)
     }
 
     /// Who packets for a backend are handed to.
     pub(super) fn next_hop(&self, backend: &Backend) -> Option<IpAddr> {
-        match self.0.get(&Asked::of(backend)) {
-            Some(Way::Known(hop)) => Some(hop.next_hop),
+        match self.get(backend) {
+            Some(Way::Known(hop, _)) => Some(hop.next_hop),
             _ => None,
         }
     }
 
     /// What is the matter with the way to a backend.
     pub(super) fn problem(&self, backend: &Backend) -> Option<&str> {
-        match self.0.get(&Asked::of(backend)) {
+        match self.get(backend) {
             Some(Way::Pending(why) | Way::Silent(why) | Way::Nowhere(why)) => Some(why),
             _ => None,
         }
@@ -108,7 +125,7 @@ impl Ways {
     /// The first backend to which no way leads, as an error.
     pub(super) fn refuse_nowhere(&self, config: &Config) -> anyhow::Result<()> {
         for (service, backend) in all_backends(config) {
-            if let Some(Way::Nowhere(why)) = self.0.get(&Asked::of(backend)) {
+            if let Some(Way::Nowhere(why)) = self.get(backend) {
                 let (cause, advice) = split(why, "; ");
                 let error = anyhow::anyhow!("{}: {cause}", describe(service, backend));
                 return Err(error).advise(advice.unwrap_or("check the backend's address and the routes"));
@@ -140,18 +157,45 @@ fn describe(service: &Service, backend: &Backend) -> String {
     }
 }
 
-fn look_up(snapshot: &NextHops<'_>, asked: &Asked, config: &Config) -> Way {
-    let pin = Pin { via: asked.via, mac: asked.mac.map(MacAddress) };
+/// Addresses that real servers have too.
+struct Vips {
+    single: HashSet<IpAddr>,
+    prefixes: Vec<Prefix>,
+}
+
+impl Vips {
+    fn of(config: &Config) -> Self {
+        let all = config.services.iter().map(|service| service.key.vips());
+        let (single, prefixes): (Vec<_>, Vec<_>) = all.partition(Prefix::is_single);
+        let mut prefixes = prefixes;
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        Self { single: single.into_iter().map(|vip| vip.network).collect(), prefixes }
+    }
+
+    fn contain(&self, address: IpAddr) -> bool {
+        self.single.contains(&address) || self.prefixes.iter().any(|vips| vips.contains(address))
+    }
+}
+
+fn look_up(snapshot: &NextHops<'_>, asked: &Asked, director: &Director, vips: &Vips) -> Way {
+    let pin = Pin { via: asked.via, mac: asked.mac.map(MacAddress), vlan: asked.vlan };
     match snapshot.lookup(asked.address, Some(pin)) {
-        Ok(hop) if source(config, asked.address, &hop).is_none() => {
-            let family =
+        Ok(hop) if !is_reached_without_a_router(asked, &hop) => Way::Nowhere(format!(
+            "`encapsulation = \"l2\"` reaches only machines on the same link, and this one is behind {}; use \"ipip\" or \
+             \"gue\", or pin its `mac` if it is on the link all the same",
+            hop.next_hop
+        )),
+        Ok(hop) => {
+            if let Some(source) = outer_source(asked, director, &hop, vips) {
+                return Way::Known(hop, source);
+            }
+            let (family, key) =
                 if asked.address.is_ipv4() { ("IPv4", "source_ipv4") } else { ("IPv6", "source_ipv6") };
             Way::Nowhere(format!(
-                "this machine has no {} address (but perhaps a VIP) to send from; give it one, or set `{}`",
-                family.0, family.1
+                "this machine has no {family} address (but perhaps a VIP) to send from; give it one, or set `{key}`"
             ))
         }
-        Ok(hop) => Way::Known(hop),
         // Asked again and again, a silent neighbour is now pending and now failed: to people it is one state.
         Err(NextHopError::NeighbourPending { ifindex, next_hop }) => {
             Way::Pending(NextHopError::NeighbourFailed { ifindex, next_hop }.to_string())
@@ -163,13 +207,35 @@ fn look_up(snapshot: &NextHops<'_>, asked: &Asked, config: &Config) -> Way {
     }
 }
 
+/// A packet that is not wrapped is addressed to the VIP: a router would not know which real server it is for.
+fn is_reached_without_a_router(asked: &Asked, hop: &NextHop) -> bool {
+    asked.encapsulation != Encapsulation::L2 || asked.mac.is_some() || hop.next_hop == asked.address
+}
+
 /// Source of the outer header: the configuration's, else the one the kernel's route prefers. Never a VIP: the real
 /// servers have it too, and would refuse packets from themselves.
-fn source(config: &Config, backend: IpAddr, hop: &NextHop) -> Option<IpAddr> {
-    let configured = match backend {
-        IpAddr::V4(_) => config.director.source_ipv4.map(Prefix::from),
-        IpAddr::V6(_) => config.director.source_ipv6.map(Prefix::from),
+fn outer_source(asked: &Asked, director: &Director, hop: &NextHop, vips: &Vips) -> Option<OuterSource> {
+    let one = |address| OuterSource { address, spread: false };
+    let by_route = || hop.src_addr.filter(|address| !vips.contain(*address)).map(one);
+    let configured: Option<Source<IpAddr>> = match asked.address {
+        IpAddr::V4(_) => director.source_ipv4.map(of_any_family),
+        IpAddr::V6(_) => director.source_ipv6.map(of_any_family),
     };
-    let is_vip = |address: &IpAddr| config.services.iter().any(|service| service.key.vip == *address);
-    configured.map(|source| source.network).or(hop.src_addr.filter(|address| !is_vip(address)))
+    match (asked.encapsulation, configured) {
+        // There is no outer header.
+        (Encapsulation::L2, _) => Some(one(asked.address)),
+        (_, Some(Source::Fixed(address))) => Some(one(address)),
+        (Encapsulation::Ipip, Some(Source::Spread { network, .. })) => {
+            Some(OuterSource { address: network, spread: true })
+        }
+        // The flow is in the UDP source port already.
+        (Encapsulation::Gue, Some(Source::Spread { .. })) | (_, None) => by_route(),
+    }
+}
+
+fn of_any_family<A: Into<IpAddr>>(source: Source<A>) -> Source<IpAddr> {
+    match source {
+        Source::Fixed(address) => Source::Fixed(address.into()),
+        Source::Spread { network, prefix_len } => Source::Spread { network: network.into(), prefix_len },
+    }
 }

@@ -29,8 +29,8 @@ use std::{
 use weir_abi::{Control, Count, Reason, map};
 
 use super::{
-    Error, Grace, Link, LoadOptions, Loaded, Mapped, Program, ProgramInfo, RawMap, StateDir, clock, load,
-    map::possible_cpus,
+    Error, Grace, Link, LoadOptions, Loaded, Lookup, Mapped, Program, ProgramInfo, RawMap, StateDir, clock,
+    load, map::possible_cpus,
 };
 pub use array::Place;
 use array::Seat;
@@ -148,9 +148,9 @@ pub struct Director {
     flows: Mapped<8>,
     reasons: RawMap,
     backend_counts: RawMap,
-    servers: RawMap,
-    sources: RawMap,
-    prefixes: RawMap,
+    servers: Lookup<1>,
+    sources: Lookup<3>,
+    prefixes: Lookup<3>,
     grace: Grace,
     links: BTreeMap<String, Link>,
     seat: Option<Seat>,
@@ -228,9 +228,9 @@ impl Director {
             flows: mapped(&object, map::FLOWS)?,
             reasons: object.map(map::REASONS)?,
             backend_counts: object.map(map::BACKEND_COUNTS)?,
-            servers: object.map(map::SERVERS)?,
-            sources: object.map(map::SOURCES)?,
-            prefixes: object.map(map::PREFIXES)?,
+            servers: Lookup::new(object.map(map::SERVERS)?)?,
+            sources: Lookup::new(object.map(map::SOURCES)?)?,
+            prefixes: Lookup::new(object.map(map::PREFIXES)?)?,
             grace: Grace::new()?,
             links: held.links,
             seat: held.seat,
@@ -267,18 +267,18 @@ impl Director {
         &self.flows
     }
 
-    /// [`weir_abi::ServerKey`] to a backend id, eight bytes each.
-    pub fn servers(&self) -> &RawMap {
+    /// [`weir_abi::ServerKey`] to a backend id.
+    pub fn servers(&self) -> &Lookup<1> {
         &self.servers
     }
 
     /// [`weir_abi::PrefixKey::sources`] to a [`weir_abi::SourceRule`].
-    pub fn sources(&self) -> &RawMap {
+    pub fn sources(&self) -> &Lookup<3> {
         &self.sources
     }
 
-    /// [`weir_abi::PrefixKey::vips`] to the prefix's length, eight bytes.
-    pub fn prefixes(&self) -> &RawMap {
+    /// [`weir_abi::PrefixKey::vips`] to the prefix's length.
+    pub fn prefixes(&self) -> &Lookup<3> {
         &self.prefixes
     }
 

@@ -198,14 +198,13 @@ pub(super) fn judge(dir: &Path, options: &Options) -> Result<(Verdict, Held), Er
         let info = pinned.get(table.name).ok_or_else(|| missing(table.name))?.info();
         table.check_shape(&info).map_err(|why| bad(table.name, why))?;
         let roomy = match table.name {
-            map::SERVICES => Some(&mut sizes.services),
+            // There are as many budgets as services.
+            map::SERVICES | map::BUDGETS => Some(&mut sizes.services),
             map::RINGS => Some(&mut sizes.ring_slots),
             map::BACKENDS | map::BACKEND_COUNTS => Some(&mut sizes.backends),
             map::SERVERS => Some(&mut sizes.servers),
             map::SOURCES => Some(&mut sizes.sources),
             map::PREFIXES => Some(&mut sizes.prefixes),
-            // As many as services.
-            map::BUDGETS => Some(&mut sizes.services),
             _ => None,
         };
         if let Some(size) = roomy.filter(|_| info.max_entries > table.entries) {
