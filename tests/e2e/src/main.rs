@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
+mod array;
 mod basic;
 mod capture;
 mod control;
@@ -33,8 +34,15 @@ use harness::Suite;
 use weir::Weir;
 
 /// Every suite, in the order they run.
-static SUITES: &[&Suite] =
-    &[&lab::SUITE, &basic::SUITE, &real::SUITE, &control::SUITE, &errors::SUITE, &iptunnel::SUITE];
+static SUITES: &[&Suite] = &[
+    &lab::SUITE,
+    &basic::SUITE,
+    &real::SUITE,
+    &control::SUITE,
+    &array::SUITE,
+    &errors::SUITE,
+    &iptunnel::SUITE,
+];
 
 /// End-to-end tests of weir in network namespaces.
 #[derive(Debug, Parser)]

@@ -142,6 +142,15 @@ pub enum Error {
         /// What to do.
         advice: String,
     },
+    /// Pins can only be in a BPF file system.
+    #[error(
+        "cannot pin anything in {}: it is not in a BPF file system\n\
+         give a directory below /sys/fs/bpf, or mount one with `mount -t bpf bpf DIR`", path.display()
+    )]
+    NotBpffs {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The director cannot be where a root program calls it.
     #[error("cannot be at position {position} of the program array {}: {why}\n{advice}", array.display())]
     Place {

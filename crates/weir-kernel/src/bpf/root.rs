@@ -11,7 +11,9 @@ use std::{
 use super::{
     Attached, Error, Link, LoadOptions, RawMap, XdpRequest,
     director::{LINK_PREFIX, link_pin},
-    load, sys, xdp,
+    load,
+    state_dir::is_bpffs,
+    sys, xdp,
 };
 
 /// Name of the object, and the program in it.
@@ -52,6 +54,10 @@ impl Root {
         let interface = xdp::find_name(ifindex)
             .ok_or_else(|| Error::NoInterface { interface: format!("with index {ifindex}") })?;
         let made = !self.dir.exists();
+        let place = if made { self.dir.parent().unwrap_or(&self.dir) } else { &self.dir };
+        if !is_bpffs(place)? {
+            return Err(Error::NotBpffs { path: self.dir.clone() });
+        }
         if made {
             fs::create_dir(&self.dir).map_err(Error::doing(format!("create {}", self.dir.display())))?;
         }

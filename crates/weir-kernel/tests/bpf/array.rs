@@ -290,6 +290,10 @@ fn a_root_of_weirs_own_serves_several_interfaces_and_goes() {
         assert_eq!((query(index).expect("query"), query(LO).expect("query")), (None, None));
         assert!(!dir.exists());
 
+        let text = has_advice(
+            &Root::at(&scratch.0.join("root")).attach(LO, XdpRequest::Auto).expect_err("no bpffs"),
+        );
+        assert!(text.contains("not in a BPF file system"), "{text}");
         let (large, _) = veth(rtnl, "v1", 9000);
         let root = Root::at(&dir);
         assert!(root.attach(4242, XdpRequest::Auto).is_err());

@@ -213,7 +213,8 @@ impl Director {
                 None => place.refused("somebody has taken the director's program out of it", AGAIN),
             });
         }
-        if place.open()?.info().id != seat.array.info().id {
+        // A pin that cannot be opened takes nothing away: the array lives as long as weir is in it.
+        if place.open().is_ok_and(|array| array.info().id != seat.array.info().id) {
             return Err(place.refused("another array is pinned there than the one weir is in", AGAIN));
         }
         Ok(())
