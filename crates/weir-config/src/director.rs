@@ -11,7 +11,7 @@ use crate::diagnostic::{Report, Span};
 use crate::model::{Director, InterfaceName, RingSlots};
 use crate::section::{Key, Kind, Located, Section, Wrong};
 use crate::words::{GueChecksum, XdpMode};
-use crate::{address, value};
+use crate::{address, program_array, value};
 
 pub(crate) const KIND: Kind = Kind {
     title: "[director]",
@@ -25,6 +25,9 @@ pub(crate) const KIND: Kind = Kind {
             "nic",
         ]),
         Key::new("xdp_mode", "\"auto\"").alias(&["mode", "xdp"]),
+        Key::new("program_array", "\"/sys/fs/bpf/jmp_root\"").alias(&["map_path", "root_map", "jmp_root"]),
+        Key::new("program_position", "2").alias(&["prog_pos", "program_pos", "position"]),
+        Key::new("next_position", "3").alias(&["next", "next_pos"]),
         Key::new("flow_table_entries", "1048576").alias(&["flow_table", "flow_entries", "flows", "lru_size"]),
         Key::new("ring_slots", "65536").alias(&["ring", "ring_size"]),
         Key::new("hash_key_file", "\"/etc/weir/key\"").alias(&["hash_key", "key_file", "key"]),
@@ -68,7 +71,8 @@ const FRAGMENT_TABLE_ENTRIES: u32 = 1 << 15;
 /// `None` if anything in it was wrong.
 pub(crate) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<(Director, Places)> {
     let interfaces = interfaces(section, report);
-    let xdp_mode = section.read(report, "xdp_mode", value::word).or(XdpMode::Auto);
+    let xdp_mode = section.read(report, "xdp_mode", value::word);
+    let program_array = program_array::read(section, &xdp_mode, report);
     let flow_table_entries =
         section.read(report, "flow_table_entries", value::flow_table_entries).or(FLOW_TABLE_ENTRIES);
     let ring_slots = section.read(report, "ring_slots", value::ring_slots).or(RingSlots::Automatic);
@@ -91,7 +95,8 @@ pub(crate) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Option<(Di
     };
     let director = Director {
         interfaces: interfaces?,
-        xdp_mode: xdp_mode?,
+        xdp_mode: xdp_mode.or(XdpMode::Auto)?,
+        program_array: program_array.ok()?,
         flow_table_entries: flow_table_entries?,
         ring_slots: ring_slots?,
         hash_key_file: hash_key_file.ok()?,

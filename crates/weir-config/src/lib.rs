@@ -37,6 +37,7 @@ mod director;
 mod hash_key;
 mod model;
 mod prefix;
+mod program_array;
 mod render;
 mod section;
 mod seen;
@@ -61,7 +62,7 @@ use crate::sources_file::{Faults, MAX_SOURCES};
 pub use diagnostic::{Error, Errors, Position, Warning};
 pub use hash_key::{HashKeyError, parse_hash_key};
 pub use model::{
-    Backend, Config, Director, InterfaceName, RingSlots, ServerIds, Service, ServiceKey, Source,
+    Backend, Config, Director, InterfaceName, ProgramArray, RingSlots, ServerIds, Service, ServiceKey, Source,
 };
 pub use prefix::Prefix;
 pub use render::effective_toml;

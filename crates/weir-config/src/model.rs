@@ -46,8 +46,10 @@ impl Eq for Config {}
 pub struct Director {
     /// Where packets for the VIPs arrive: 1 to 16, no duplicates.
     pub interfaces: Vec<InterfaceName>,
-    /// How the program is attached.
+    /// How the program is attached; nothing is with `program_array`.
     pub xdp_mode: XdpMode,
+    /// Where a root program calls the program, which is attached to no interface then.
+    pub program_array: Option<ProgramArray>,
     /// Entries of the flow table, 8 bytes each: a power of two, 8192 to 2^28.
     pub flow_table_entries: u32,
     /// The ring size of services that give none. (Each [`Service::ring_slots`] already has it applied.)
@@ -72,6 +74,18 @@ pub struct Director {
     pub decapsulate: Vec<IpAddr>,
     /// Fragmented packets that can be followed at once: a power of two, 8 to 2^24.
     pub fragment_table_entries: u32,
+}
+
+/// A position of a program array that a root program of somebody else's calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProgramArray {
+    /// An absolute path: where the array is pinned.
+    pub path: PathBuf,
+    /// 0 to 63.
+    pub position: u32,
+    /// Where packets go on that are passed, a higher position; `None`: to the kernel.
+    pub next: Option<u32>,
 }
 
 /// The source of outer headers.

@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::model::{Backend, Config, RingSlots, ServerIds, Service};
+use crate::model::{Backend, Config, ProgramArray, RingSlots, ServerIds, Service};
 use crate::prefix::Prefix;
 use crate::value::duration_text;
 
@@ -20,7 +20,16 @@ fn write(config: &Config, out: &mut String) -> fmt::Result {
     let interfaces: Vec<String> = director.interfaces.iter().map(|name| quoted(name.as_str())).collect();
     writeln!(out, "[director]")?;
     writeln!(out, "interfaces = [{}]", interfaces.join(", "))?;
-    writeln!(out, "xdp_mode = \"{}\"", director.xdp_mode)?;
+    match &director.program_array {
+        Some(ProgramArray { path, position, next }) => {
+            writeln!(out, "program_array = {}", quoted(&path.to_string_lossy()))?;
+            writeln!(out, "program_position = {position}")?;
+            if let Some(next) = next {
+                writeln!(out, "next_position = {next}")?;
+            }
+        }
+        None => writeln!(out, "xdp_mode = \"{}\"", director.xdp_mode)?,
+    }
     writeln!(out, "flow_table_entries = {}", director.flow_table_entries)?;
     writeln!(out, "ring_slots = {}", number(director.ring_slots))?;
     // A path is made from a string in the file, so this loses nothing.

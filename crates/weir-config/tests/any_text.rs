@@ -96,12 +96,19 @@ fn prefix(head: IpAddr, from: u8) -> impl Strategy<Value = String> {
     })
 }
 
+fn program_array() -> impl Strategy<Value = String> {
+    (0_u32..=62, prop::option::of(1_u32..=63)).prop_map(|(position, next)| {
+        let next = next.map_or(String::new(), |next| format!("next_position = {}\n", next.max(position + 1)));
+        format!("program_array = \"/sys/fs/bpf/a\"\nprogram_position = {position}\n{next}")
+    })
+}
+
 fn director() -> impl Strategy<Value = String> {
     let interfaces = prop::collection::btree_set("[a-z][a-z0-9.@_-]{0,14}", 1..=16)
         .prop_map(|names| format!("interfaces = {:?}\n", Vec::from_iter(names)));
     let old = (
         interfaces,
-        maybe("xdp_mode", word(&["auto", "native", "generic"])),
+        prop_oneof![3 => maybe("xdp_mode", word(&["auto", "native", "generic"])), 1 => program_array()],
         maybe("flow_table_entries", integer(8192..=1 << 28)),
         maybe("ring_slots", slots()),
         // Anything but NUL, written as TOML's literal strings write it.

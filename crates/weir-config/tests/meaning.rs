@@ -64,6 +64,19 @@ fn the_small_example_and_the_defaults() {
 }
 
 #[test]
+fn a_place_in_a_program_array() {
+    let text = |keys: &str| format!("[director]\ninterfaces = [\"eth0\"]\n{keys}");
+    let keys = "program_array = \"/sys/fs/bpf/jmp_root\"\nprogram_position = 2\n";
+    let config = parsed(&text(keys));
+    let array = config.director.program_array.as_ref().unwrap();
+    assert_eq!((array.path.to_str(), array.position, array.next), (Some("/sys/fs/bpf/jmp_root"), 2, None));
+    assert!(effective_toml(&config).contains(keys));
+    let config = parsed(&text(&format!("{keys}next_position = 63\n")));
+    assert_eq!(config.director.program_array.as_ref().unwrap().next, Some(63));
+    assert_eq!(parsed(&effective_toml(&config)), config);
+}
+
+#[test]
 fn the_full_example_says_everything() {
     let text = reference_examples()[1];
     let config = parsed(text);

@@ -17,6 +17,7 @@ mod lab;
 mod real;
 mod reload;
 mod respond;
+mod root;
 mod run;
 mod status;
 mod version;
@@ -41,6 +42,8 @@ enum Command {
     Version(version::VersionArgs),
     /// Set up, show and undo what a real server needs.
     Real(real::RealArgs),
+    /// Call several XDP programs, position after position.
+    Root(root::RootArgs),
     /// Try weir in network namespaces of its own.
     Lab(lab::LabArgs),
     /// Wrap packets for a VIP like the Linux sample `xdp_tx_iptunnel`.
@@ -62,7 +65,9 @@ impl Command {
             Self::Status(_) | Self::Version(_) => true,
             Self::Real(args) => args.only_reports(),
             Self::Lab(args) => args.only_reports(),
-            Self::Run(_) | Self::Reload(_) | Self::Iptunnel { .. } | Self::Respond(_) => false,
+            Self::Run(_) | Self::Reload(_) | Self::Root(_) | Self::Iptunnel { .. } | Self::Respond(_) => {
+                false
+            }
         }
     }
 }
@@ -91,6 +96,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(&args),
         Command::Version(args) => Ok(version::run(&args)),
         Command::Real(args) => real::run(args),
+        Command::Root(args) => root::run(&args),
         Command::Lab(args) => lab::run(args),
         Command::Iptunnel { args } => Ok(iptunnel::main(args.into_iter())),
         Command::Respond(args) => respond::run(args),

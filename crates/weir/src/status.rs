@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use weir_api::v1::director_client::DirectorClient;
-use weir_api::v1::{Backend, Service, StatusReply, StatusRequest};
+use weir_api::v1::{Backend, ProgramArray, Service, StatusReply, StatusRequest};
 
 use crate::client::converse;
 
@@ -77,12 +77,29 @@ fn render(reply: &StatusReply, colours: bool) -> String {
         }
         text.push('\n');
     }
+    if let Some(array) = &reply.program_array {
+        program_array_text(&mut text, array, paint);
+    }
     for service in &reply.services {
         text.push('\n');
         service_text(&mut text, service, paint);
     }
     counters_text(&mut text, reply);
     text
+}
+
+fn program_array_text(text: &mut String, array: &ProgramArray, paint: Paint) {
+    let _ = write!(text, "program array {}: position {}", array.path, array.position);
+    if array.program_id != 0 {
+        let _ = write!(text, ", program {}", array.program_id);
+    }
+    if let Some(next) = array.next_position {
+        let _ = write!(text, ", passed packets go on to {next}");
+    }
+    text.push('\n');
+    if !array.problem.is_empty() {
+        let _ = writeln!(text, "  {}", paint.bad(&array.problem));
+    }
 }
 
 fn service_text(text: &mut String, service: &Service, paint: Paint) {
@@ -312,6 +329,27 @@ mod tests {
              \u{20} BACKEND    STATE  WEIGHT  SHARE  PACKETS  BYTES  NEXT HOP\n\
              \u{20} 10.0.0.11  up          0   0.0%        0      0  02:00:00:00:00:01 eth0 vlan 7\n\
              \u{20} 10.0.0.2   down        0   0.0%        0      0  this machine\n"
+        );
+    }
+
+    #[test]
+    fn a_place_in_a_program_array_and_what_is_wrong_with_it() {
+        let array = ProgramArray {
+            path: "/sys/fs/bpf/jmp_root".to_owned(),
+            position: 2,
+            next_position: Some(3),
+            program_id: 42,
+            problem: String::new(),
+        };
+        let mut text = String::new();
+        program_array_text(&mut text, &array, Paint(false));
+        let lost = ProgramArray { program_id: 0, next_position: None, problem: "gone".to_owned(), ..array };
+        program_array_text(&mut text, &lost, Paint(false));
+        assert_eq!(
+            text,
+            "program array /sys/fs/bpf/jmp_root: position 2, program 42, passed packets go on to 3\n\
+             program array /sys/fs/bpf/jmp_root: position 2\n\
+             \u{20} gone\n"
         );
     }
 

@@ -4,7 +4,7 @@
 //! May not touch: weir's socket and pins.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -137,7 +137,17 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it in the director's host, which must have none, and waits until it forwards.
     pub(crate) fn start(lab: &Lab, options: &[&str]) -> anyhow::Result<Self> {
-        let mut daemon = Self::spawn(lab, options)?;
+        Self::start_apart(lab, &lab.config_path(), &lab.runtime_dir(), options)
+    }
+
+    /// The same with a configuration and a runtime directory of its own, so that there can be another one.
+    pub(crate) fn start_apart(
+        lab: &Lab,
+        config: &Path,
+        runtime_dir: &Path,
+        options: &[&str],
+    ) -> anyhow::Result<Self> {
+        let mut daemon = Self::spawn(lab, config, runtime_dir, options)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = daemon.child.try_wait()? {
@@ -151,14 +161,14 @@ impl Daemon {
         }
     }
 
-    fn spawn(lab: &Lab, options: &[&str]) -> anyhow::Result<Self> {
+    fn spawn(lab: &Lab, config: &Path, runtime_dir: &Path, options: &[&str]) -> anyhow::Result<Self> {
         let log = (0..1000).map(|n| lab.dir().join(format!("run-{n}.log"))).find(|path| !path.exists());
         let log = log.context("too many logs")?;
         let output = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let mut command =
             lab.weir().command(&["lab", "exec", "--keep-mounts", "--name", lab.name(), "director", "--"]);
-        command.arg(lab.weir().path()).args(["run", "--config"]).arg(lab.config_path());
-        command.arg("--runtime-dir").arg(lab.runtime_dir()).args(options);
+        command.arg(lab.weir().path()).args(["run", "--config"]).arg(config);
+        command.arg("--runtime-dir").arg(runtime_dir).args(options);
         // It might keep the director from saying that it is ready.
         command.env_remove("WEIR_LOG");
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
+mod array;
 mod basic;
 mod capture;
 mod clients;
@@ -43,6 +44,7 @@ static SUITES: &[&Suite] = &[
     &datapath::SUITE,
     &clients::SUITE,
     &control::SUITE,
+    &array::SUITE,
     &errors::SUITE,
     &iptunnel::SUITE,
 ];

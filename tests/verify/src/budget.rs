@@ -22,9 +22,11 @@ const fn budget(object: &'static str, program: &'static str, instructions: u32) 
 }
 
 /// Every program that is attached to an interface.
-pub(crate) const BUDGETS: [Budget; 9] = [
+pub(crate) const BUDGETS: [Budget; 13] = [
     budget("director", "director", 400_000),
     budget("director", "director_frags", 400_000),
+    budget("director", "director_next", 400_000),
+    budget("director", "director_next_f", 400_000),
     budget("agent", "unwrap_xdp", 45_000),
     budget("agent", "unwrap_frags", 45_000),
     budget("agent", "unwrap_tc", 20_000),
@@ -32,6 +34,8 @@ pub(crate) const BUDGETS: [Budget; 9] = [
     budget("iptunnel", "xdp_tx_iptunnel", 7_000),
     budget("pass", "pass", 10),
     budget("pass", "pass_frags", 10),
+    budget("root", "root", 100),
+    budget("root", "root_frags", 100),
 ];
 
 /// Objects that weir never attaches, and may need a newer kernel than weir.

@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     macros::{map, xdp},
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, lpm_trie::Key},
     programs::XdpContext,
 };
 use weir_abi::{
@@ -50,6 +50,13 @@ static WEIR_LIMITER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 static WEIR_SCRATCH: ScratchMap = PerCpuArray::with_max_entries(1, 0);
+
+/// The program array that `director_next` is in; the loader puts the real one in its place.
+#[map]
+static WEIR_NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// The position after it there.
+#[unsafe(no_mangle)]
+static WEIR_NEXT_POSITION: u32 = 0;
 
 struct MapTables;
 
@@ -140,30 +147,64 @@ impl Tables for MapTables {
     }
 }
 
+#[inline(always)]
+fn decide(ctx: &XdpContext) -> Action {
+    match plain(&mut XdpFrame::<false>(ctx), &MapTables) {
+        Some(outcome) => outcome.action,
+        None => match scratch(&WEIR_SCRATCH) {
+            Some(scratch) => general(&mut XdpFrame::<true>(ctx), &MapTables, scratch).action(),
+            None => Action::Drop,
+        },
+    }
+}
+
+/// The same, with an MTU beyond one buffer.
+#[inline(always)]
+fn decide_frags(ctx: &XdpContext) -> Action {
+    match plain(&mut XdpFragsFrame::<false>::new(ctx), &MapTables) {
+        Some(outcome) => outcome.action,
+        None => match scratch(&WEIR_SCRATCH) {
+            Some(scratch) => general(&mut XdpFragsFrame::<true>::new(ctx), &MapTables, scratch).action(),
+            None => Action::Drop,
+        },
+    }
+}
+
+/// Packets that are passed go on to the next program of the array this one is in; where there is none, to the kernel.
+#[inline(always)]
+fn hand_on(ctx: &XdpContext, action: Action) -> u32 {
+    if let Action::Pass = action {
+        // SAFETY: a constant that the loader sets; volatile, or the compiler would take the value it sees here for the
+        // one there will be.
+        let next = unsafe { (&raw const WEIR_NEXT_POSITION).read_volatile() };
+        // SAFETY: no value with a destructor is alive; the context is the one the kernel called us with.
+        unsafe { WEIR_NEXT.tail_call(ctx, next) };
+    }
+    xdp_action(ctx, action)
+}
+
 /// XDP entry point.
 #[xdp]
 fn director(ctx: XdpContext) -> u32 {
-    let action = match plain(&mut XdpFrame::<false>(&ctx), &MapTables) {
-        Some(outcome) => outcome.action,
-        None => match scratch(&WEIR_SCRATCH) {
-            Some(scratch) => general(&mut XdpFrame::<true>(&ctx), &MapTables, scratch).action(),
-            None => Action::Drop,
-        },
-    };
-    xdp_action(&ctx, action)
+    xdp_action(&ctx, decide(&ctx))
 }
 
 /// The same, with an MTU beyond one buffer.
 #[xdp(frags)]
 fn director_frags(ctx: XdpContext) -> u32 {
-    let action = match plain(&mut XdpFragsFrame::<false>::new(&ctx), &MapTables) {
-        Some(outcome) => outcome.action,
-        None => match scratch(&WEIR_SCRATCH) {
-            Some(scratch) => general(&mut XdpFragsFrame::<true>::new(&ctx), &MapTables, scratch).action(),
-            None => Action::Drop,
-        },
-    };
-    xdp_action(&ctx, action)
+    xdp_action(&ctx, decide_frags(&ctx))
+}
+
+/// In a program array, where another program comes after it.
+#[xdp]
+fn director_next(ctx: XdpContext) -> u32 {
+    hand_on(&ctx, decide(&ctx))
+}
+
+/// The same, with an MTU beyond one buffer. (The kernel keeps 15 bytes of a name.)
+#[xdp(frags)]
+fn director_next_f(ctx: XdpContext) -> u32 {
+    hand_on(&ctx, decide_frags(&ctx))
 }
 
 #[unsafe(link_section = "license")]

@@ -100,7 +100,7 @@ pub enum Error {
     /// Pinned tables are in use and were made with other settings.
     #[error(
         "cannot change {what} from {pinned} to {wanted} while packets are being forwarded on {}\n\
-         put the old value back, or stop weir first (connections are then spread anew)", interfaces.join(", ")
+         put the old value back, or stop weir first (connections are then spread anew)", places.join(", ")
     )]
     InUse {
         /// The setting.
@@ -109,8 +109,8 @@ pub enum Error {
         pinned: String,
         /// The value asked for.
         wanted: String,
-        /// Where the programs are attached.
-        interfaces: Vec<String>,
+        /// Where packets reach the program: interfaces, a position of a program array.
+        places: Vec<String>,
     },
     /// A size is out of range.
     #[error("cannot make {what} with {value} entries: {why}\ncorrect the size in the configuration")]
@@ -138,6 +138,27 @@ pub enum Error {
         /// "xdp native", "xdp generic", "tcx ingress" and the like.
         mode: String,
         /// The cause, in the driver's words where it gave any.
+        why: String,
+        /// What to do.
+        advice: String,
+    },
+    /// Pins can only be in a BPF file system.
+    #[error(
+        "cannot pin anything in {}: it is not in a BPF file system\n\
+         give a directory below /sys/fs/bpf, or mount one with `mount -t bpf bpf DIR`", path.display()
+    )]
+    NotBpffs {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The director cannot be where a root program calls it.
+    #[error("cannot be at position {position} of the program array {}: {why}\n{advice}", array.display())]
+    Place {
+        /// Where the array is pinned.
+        array: PathBuf,
+        /// The position.
+        position: u32,
+        /// The cause.
         why: String,
         /// What to do.
         advice: String,

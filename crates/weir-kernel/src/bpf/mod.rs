@@ -15,6 +15,7 @@ mod map;
 mod mapped;
 pub mod objects;
 mod program;
+mod root;
 mod rtnl;
 mod state_dir;
 mod sys;
@@ -24,7 +25,7 @@ mod xdp;
 
 pub(crate) use error::advice;
 
-pub use director::{AttachedLink, Director, Options, Sizes, Start};
+pub use director::{AttachedLink, Director, Options, Place, Sizes, Start};
 pub use error::Error;
 pub use grace::Grace;
 pub use link::{Link, LinkInfo};
@@ -32,6 +33,7 @@ pub use lookup::Lookup;
 pub use map::{MapInfo, RawMap};
 pub use mapped::Mapped;
 pub use program::{LoadOptions, Loaded, Program, ProgramInfo, ProgramKind, attach_pass, jit_enabled, load};
+pub use root::Root;
 pub use rtnl::{XdpAttachment, query};
 pub use state_dir::StateDir;
 pub use tc::{TcAttachment, TcDirection, TcMethod, detach_filter};

@@ -98,7 +98,8 @@ fn create(path: &Path) -> Result<(), Error> {
         .map_err(Error::doing(format!("create the directory {}", path.display())))
 }
 
-fn is_bpffs(path: &Path) -> Result<bool, Error> {
+/// Whether the path is in a BPF file system.
+pub(super) fn is_bpffs(path: &Path) -> Result<bool, Error> {
     let found = statfs(path).map_err(|errno| {
         Error::doing(format!("look at the file system of {}", path.display()))(errno.into())
     })?;

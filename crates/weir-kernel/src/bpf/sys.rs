@@ -52,12 +52,17 @@ pub(crate) enum AttachType {
 pub(crate) const MAP_TYPE_HASH: u32 = 1;
 /// `BPF_MAP_TYPE_ARRAY`.
 pub(crate) const MAP_TYPE_ARRAY: u32 = 2;
+/// `BPF_MAP_TYPE_PROG_ARRAY`.
+pub(crate) const MAP_TYPE_PROG_ARRAY: u32 = 3;
 /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
 pub(crate) const MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 /// `BPF_MAP_TYPE_LPM_TRIE`.
 pub(crate) const MAP_TYPE_LPM_TRIE: u32 = 11;
 /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
 pub(crate) const MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+
+/// `BPF_PROG_TYPE_XDP`.
+pub(crate) const PROG_TYPE_XDP: u32 = 6;
 
 /// What a test run gave.
 pub(crate) struct TestRunResult {

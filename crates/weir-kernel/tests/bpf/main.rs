@@ -1,5 +1,6 @@
 //! The BPF side against the running kernel. Needs root; every test has its own state directory and network namespace.
 
+mod array;
 mod attach;
 mod maps;
 mod packets;

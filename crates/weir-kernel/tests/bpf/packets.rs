@@ -13,20 +13,20 @@ use weir_kernel::{
 
 use crate::{Scratch, director};
 
-const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 
-fn arp() -> Vec<u8> {
+pub(crate) fn arp() -> Vec<u8> {
     let mut frame = vec![0xff; 12];
     frame.extend([0x08, 0x06]);
     frame.resize(60, 0);
     frame
 }
 
-fn syn(destination: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn syn(destination: Ipv4Addr) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
     frame.extend([0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0]);
     frame.extend([198, 51, 100, 7]);
@@ -37,7 +37,7 @@ fn syn(destination: Ipv4Addr) -> Vec<u8> {
 }
 
 /// One service with one backend, id 1, reached by the interface packets come from.
-fn serve(director: &Director) -> u32 {
+pub(crate) fn serve(director: &Director) -> u32 {
     let key =
         ServiceKey { vip: VIP.into(), family: Family::V4, protocol: 6, port: 80u16.to_be(), prefix_len: 0 };
     let backend = BackendFields {

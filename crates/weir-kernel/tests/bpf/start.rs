@@ -164,10 +164,10 @@ fn other_settings_start_afresh_unless_packets_are_forwarded() {
         drop(director);
         let still_larger = Options { sizes: Sizes { ring_slots: 4096, ..small().sizes }, ..small() };
         match refused(&scratch, &still_larger) {
-            Error::InUse { what, pinned, wanted, interfaces } => {
+            Error::InUse { what, pinned, wanted, places } => {
                 assert!(what.contains(map::RINGS), "{what}");
                 assert_eq!((pinned.as_str(), wanted.as_str()), ("2048", "4096"));
-                assert_eq!(interfaces, ["lo"]);
+                assert_eq!(places, ["lo"]);
             }
             other => panic!("{other}"),
         }

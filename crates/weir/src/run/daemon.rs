@@ -137,8 +137,12 @@ impl Daemon {
         if let Err(error) = result {
             found.insert("the tables".to_owned(), advice::cause_line(&error));
         }
-        if let Err(error) = self.reattach() {
-            found.insert("the interfaces".to_owned(), advice::cause_line(&error));
+        let (what, outcome) = match &config.director.program_array {
+            Some(array) => ("the program array", self.check_place(array)),
+            None => ("the interfaces", self.reattach()),
+        };
+        if let Err(error) = outcome {
+            found.insert(what.to_owned(), advice::cause_line(&error));
         }
         if let Err(error) = self.addresses.sync(&self.rtnl, &config) {
             found.insert("the VIP addresses".to_owned(), advice::cause_line(&error));
@@ -178,15 +182,24 @@ impl Daemon {
         Ok(())
     }
 
-    /// Detaches from every interface that `config` does not name.
+    /// Detaches from every interface that `config` does not attach to, and leaves a program array it does not name.
     pub(super) fn detach_others(&mut self, config: &Config) -> anyhow::Result<()> {
-        let wanted: BTreeSet<&str> =
-            config.director.interfaces.iter().map(weir_config::InterfaceName::as_str).collect();
+        let is_attached = config.director.program_array.is_none();
+        let wanted: BTreeSet<&str> = config
+            .director
+            .interfaces
+            .iter()
+            .map(weir_config::InterfaceName::as_str)
+            .filter(|_| is_attached)
+            .collect();
         let there = self.director.attached().map_err(|error| advice::of_bpf(&error))?;
         for link in there.iter().filter(|link| !wanted.contains(link.interface.as_str())) {
             self.director.detach(&link.interface).map_err(|error| advice::of_bpf(&error))?;
             self.attached.remove(&link.interface);
             tracing::info!(interface = link.interface, "detached");
+        }
+        if is_attached && self.director.leave().map_err(|error| advice::of_bpf(&error))? {
+            tracing::info!("left the program array of an earlier run");
         }
         Ok(())
     }
@@ -238,7 +251,8 @@ impl Daemon {
     fn try_reload(&mut self) -> anyhow::Result<(usize, Vec<String>)> {
         let config = weir_config::load(&self.config_path)?;
         settings::refuse_what_needs_a_restart(&self.director, &self.config, &config)?;
-        let interfaces = settings::interfaces(&self.rtnl, &config)?;
+        settings::interfaces(&self.rtnl, &config)?;
+        let interfaces = settings::attachments(&self.rtnl, &config)?;
         let ways = Ways::wait(&self.rtnl, &config, PATIENCE)?;
         ways.refuse_nowhere(&config)?;
         let ops = self.plan(&config, &ways)?;

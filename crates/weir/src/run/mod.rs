@@ -7,6 +7,7 @@
 //! `weir reload`, when the network changes, and every second.
 
 mod addresses;
+mod array;
 mod daemon;
 mod notify;
 mod privileges;
@@ -228,5 +229,8 @@ fn summary(daemon: &Daemon) -> String {
         1 => "1 service".to_owned(),
         count => format!("{count} services"),
     };
-    format!("forwarding for {services} on {}", interfaces.collect::<Vec<_>>().join(", "))
+    match &daemon.config.director.program_array {
+        Some(array) => format!("forwarding for {services} at {}", array::describe(Some(array))),
+        None => format!("forwarding for {services} on {}", interfaces.collect::<Vec<_>>().join(", ")),
+    }
 }

@@ -7,15 +7,17 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use weir_abi::{BackendState, Count, Encapsulation, Family, Reason, Verdict};
-use weir_api::v1::{Backend, Configuration, Counter, FlowTable, Interface, Program, Service, StatusReply};
+use weir_api::v1::{
+    Backend, Configuration, Counter, FlowTable, Interface, Program, ProgramArray, Service, StatusReply,
+};
 use weir_config::State;
-use weir_kernel::bpf::Start;
+use weir_kernel::bpf::{Start, query};
 use weir_kernel::net::MacAddress;
 use weir_plan::{Observed, ObservedBackend, ObservedService, service_key};
 
 use super::daemon::{Daemon, boot_time};
 use super::server::version;
-use crate::advice::of_bpf;
+use crate::advice::{cause_line, of_bpf};
 
 /// The whole report.
 pub(super) fn status(daemon: &Daemon) -> anyhow::Result<StatusReply> {
@@ -34,7 +36,12 @@ pub(super) fn status(daemon: &Daemon) -> anyhow::Result<StatusReply> {
         uptime_seconds: daemon.started.elapsed().as_secs(),
         adopted: daemon.director.start() == Start::Adopted,
         configuration: Some(configuration(daemon)),
-        interfaces: interfaces(daemon),
+        interfaces: if daemon.config.director.program_array.is_some() {
+            called_from(daemon)?
+        } else {
+            interfaces(daemon)
+        },
+        program_array: program_array(daemon)?,
         programs: vec![Program {
             name: info.name,
             id: info.id,
@@ -70,6 +77,41 @@ fn interfaces(daemon: &Daemon) -> Vec<Interface> {
         advertised: daemon.addresses.on(name),
     };
     daemon.attached.iter().map(interface).collect()
+}
+
+/// The interfaces whose programs are to call the director.
+fn called_from(daemon: &Daemon) -> anyhow::Result<Vec<Interface>> {
+    let names = daemon.config.director.interfaces.iter().map(weir_config::InterfaceName::as_str);
+    let interface = |name: &str| {
+        let Some(link) = daemon.rtnl.find_link(name)? else {
+            return Ok(Interface {
+                name: name.to_owned(),
+                xdp_mode: "none".to_owned(),
+                ..Interface::default()
+            });
+        };
+        let there = query(link.index).map_err(|error| of_bpf(&error))?;
+        let mode = there.map(|there| there.mode.map_or("offload".to_owned(), |mode| mode.to_string()));
+        Ok(Interface {
+            advertised: daemon.addresses.on(name),
+            name: link.name,
+            ifindex: link.index,
+            xdp_mode: mode.unwrap_or_else(|| "none".to_owned()),
+            fallback_reason: String::new(),
+        })
+    };
+    names.map(interface).collect()
+}
+
+fn program_array(daemon: &Daemon) -> anyhow::Result<Option<ProgramArray>> {
+    let Some(array) = &daemon.config.director.program_array else { return Ok(None) };
+    Ok(Some(ProgramArray {
+        path: array.path.display().to_string(),
+        position: array.position,
+        next_position: array.next,
+        program_id: daemon.director.placed().map_err(|error| of_bpf(&error))?.unwrap_or(0),
+        problem: daemon.check_place(array).err().map(|error| cause_line(&error)).unwrap_or_default(),
+    }))
 }
 
 fn counters(daemon: &Daemon) -> anyhow::Result<Vec<Counter>> {

@@ -15,6 +15,7 @@ use weir_kernel::bpf::{Director, Options, Sizes, XdpRequest};
 use weir_kernel::net::Rtnl;
 use weir_plan::ring_size;
 
+use super::array;
 use crate::advice::Advise as _;
 
 /// An interface to attach to.
@@ -32,10 +33,15 @@ pub(super) fn interfaces(rtnl: &Rtnl, config: &Config) -> anyhow::Result<Vec<Int
             return Ok(Interface { name: link.name.clone(), ifindex: link.index });
         }
         let there: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
-        Err(anyhow!("cannot attach to interface {name}: there is no such interface"))
+        Err(anyhow!("cannot use interface {name}: there is no such interface"))
             .advise(suggestion(name.as_str(), &there))
     };
     config.director.interfaces.iter().map(find).collect()
+}
+
+/// The interfaces to attach to: all, or none where a root program calls the director.
+pub(super) fn attachments(rtnl: &Rtnl, config: &Config) -> anyhow::Result<Vec<Interface>> {
+    if config.director.program_array.is_some() { Ok(Vec::new()) } else { interfaces(rtnl, config) }
 }
 
 fn suggestion(name: &str, there: &[&str]) -> String {
@@ -136,6 +142,10 @@ pub(super) fn refuse_what_needs_a_restart(
     let (was, is) = (&old.director, &new.director);
     if was.xdp_mode != is.xdp_mode {
         changed("`xdp_mode`", was.xdp_mode.as_str(), is.xdp_mode.as_str())?;
+    }
+    if was.program_array != is.program_array {
+        let [from, to] = [was, is].map(|director| array::describe(director.program_array.as_ref()));
+        changed("the program array", &from, &to)?;
     }
     if was.flow_table_entries != is.flow_table_entries {
         let (from, to) = (was.flow_table_entries.to_string(), is.flow_table_entries.to_string());

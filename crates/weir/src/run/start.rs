@@ -26,6 +26,8 @@ pub(super) struct Started {
     socket: PathBuf,
     /// Interfaces an earlier run had attached to.
     before: BTreeSet<String>,
+    /// Whether an earlier run was in a program array.
+    was_placed: bool,
 }
 
 /// Loads, fills and attaches.
@@ -68,8 +70,9 @@ pub(super) fn start(
     }
     let before = director.attached().map_err(|error| of_bpf(&error))?;
     let before = before.into_iter().map(|link| link.interface).collect();
+    let was_placed = director.placed().map_err(|error| of_bpf(&error))?.is_some();
     let daemon = Daemon::new(config_path.to_owned(), config, rtnl, director, addresses, ways);
-    let mut started = Started { daemon, state, socket, before };
+    let mut started = Started { daemon, state, socket, before, was_placed };
     match started.bring_up() {
         Ok(()) => Ok((started, listener)),
         Err(error) => {
@@ -88,7 +91,10 @@ impl Started {
         daemon.apply(&ops)?;
         daemon.complain(ways.problems(&config));
         daemon.ways = ways;
-        for interface in settings::interfaces(&daemon.rtnl, &config)? {
+        if let Some(array) = &config.director.program_array {
+            daemon.enter(array)?;
+        }
+        for interface in settings::attachments(&daemon.rtnl, &config)? {
             daemon.attach(&interface, &config)?;
         }
         daemon.detach_others(&config)?;
@@ -99,6 +105,11 @@ impl Started {
     pub(super) fn undo(mut self) {
         if self.daemon.director.start() == Start::Adopted {
             self.daemon.detach_all_but(&self.before);
+            if !self.was_placed
+                && let Err(error) = self.daemon.director.leave()
+            {
+                tracing::error!(error = error.cause(), "cannot leave the program array");
+            }
             remove_socket(&self.socket);
         } else if let Err(error) = self.remove() {
             tracing::error!("cannot take back all of a start that failed: {error:#}");

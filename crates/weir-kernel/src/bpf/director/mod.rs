@@ -6,7 +6,7 @@
 //!
 //! What a start does with what it finds pinned:
 //!
-//! | pinned | attached | start |
+//! | pinned | attached, or in a program array | start |
 //! | --- | --- | --- |
 //! | nothing, or the rest of a start that was cut short (no identity yet) | no | afresh |
 //! | tables of this ABI, same key, at least as large (the flow table: as large) | either | adopted: flows and rings stay |
@@ -15,6 +15,7 @@
 //! | tables of another ABI | either | [`Error::PinnedAbi`] |
 //! | a table missing or of another shape | either | [`Error::BadPin`] |
 
+mod array;
 mod attach;
 mod pins;
 
@@ -31,8 +32,11 @@ use super::{
     Error, Grace, Link, LoadOptions, Loaded, Lookup, Mapped, Program, ProgramInfo, RawMap, StateDir, clock,
     load, map::possible_cpus,
 };
+pub use array::Place;
+use array::Seat;
 pub use attach::AttachedLink;
-use pins::{PROGRAM_PIN, Verdict, tables};
+use pins::{Held, PROGRAM_PIN, Verdict, tables};
+pub(in crate::bpf) use pins::{LINK_PREFIX, link_pin};
 
 /// Sizes of the director's tables, in records. The defaults are weir-abi's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +153,7 @@ pub struct Director {
     prefixes: Lookup<3>,
     grace: Grace,
     links: BTreeMap<String, Link>,
+    seat: Option<Seat>,
 }
 
 impl Director {
@@ -157,14 +162,14 @@ impl Director {
     /// The program is always loaded anew; attached links run the old one until [`Director::attach`] exchanges it.
     pub fn load_or_adopt(state: &StateDir, options: &Options) -> Result<Self, Error> {
         options.sizes.check()?;
-        let (verdict, links) = pins::judge(state.bpf(), options)?;
+        let (verdict, held) = pins::judge(state.bpf(), options)?;
         match verdict {
             Verdict::Adopt(sizes) => {
-                Self::load(state.bpf(), &Options { sizes, ..*options }, Start::Adopted, links)
+                Self::load(state.bpf(), &Options { sizes, ..*options }, Start::Adopted, held)
             }
             Verdict::Fresh => {
                 pins::remove(state.bpf())?;
-                let made = Self::load(state.bpf(), options, Start::Fresh, links);
+                let made = Self::load(state.bpf(), options, Start::Fresh, held);
                 if made.is_err() {
                     // The first error is the one to tell.
                     if let Err(error) = pins::remove(state.bpf()) {
@@ -176,12 +181,7 @@ impl Director {
         }
     }
 
-    fn load(
-        dir: &Path,
-        options: &Options,
-        start: Start,
-        links: BTreeMap<String, Link>,
-    ) -> Result<Self, Error> {
+    fn load(dir: &Path, options: &Options, start: Start, held: Held) -> Result<Self, Error> {
         let tables = tables(&options.sizes);
         if start == Start::Fresh {
             let mib = options.sizes.memory()?.div_ceil(1 << 20);
@@ -232,7 +232,8 @@ impl Director {
             sources: Lookup::new(object.map(map::SOURCES)?)?,
             prefixes: Lookup::new(object.map(map::PREFIXES)?)?,
             grace: Grace::new()?,
-            links,
+            links: held.links,
+            seat: held.seat,
         })
     }
 
@@ -326,7 +327,8 @@ impl Director {
 
     /// Detaches everywhere and removes every pin: the next start is a fresh one.
     pub fn remove(mut self) -> Result<(), Error> {
-        self.detach_all()?;
+        let left = self.leave().map(drop);
+        self.detach_all().and(left)?;
         pins::remove(&self.dir)
     }
 }

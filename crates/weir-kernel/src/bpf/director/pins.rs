@@ -10,6 +10,7 @@ use weir_abi::{ABI_VERSION, Control, MAGIC, PrefixKey, Reason, ServerKey, map};
 use super::{
     super::{Error, Link, MapInfo, Mapped, RawMap, sys},
     Options, Sizes,
+    array::{self, Seat},
 };
 
 /// Pin of the program.
@@ -19,7 +20,19 @@ pub(super) const FRAGS_PROGRAM: &str = "director_frags";
 /// Pin of a program on its way to [`PROGRAM_PIN`].
 pub(super) const NEW_PROGRAM_PIN: &str = "director_new";
 /// Beginning of the names of pinned links.
-const LINK_PREFIX: &str = "link_";
+pub(in crate::bpf) const LINK_PREFIX: &str = "link_";
+
+/// The director's programs that hand on what they pass, and what the loader tells them.
+pub(super) const NEXT_PROGRAM: &str = "director_next";
+pub(super) const NEXT_FRAGS_PROGRAM: &str = "director_next_f";
+pub(super) const NEXT_ARRAY: &str = "WEIR_NEXT";
+pub(super) const NEXT_POSITION: &str = "WEIR_NEXT_POSITION";
+/// Beginning of the name of the pin of a program array that the director is in; the position follows.
+const PLACE_PREFIX: &str = "array_";
+/// Pin of the program that is in it.
+pub(super) const PLACED_PIN: &str = "placed";
+/// Pin of a program on its way there.
+pub(super) const NEW_PLACED_PIN: &str = "placed_new";
 
 /// The shape of one table.
 pub(super) struct Table {
@@ -127,9 +140,28 @@ pub(super) enum Verdict {
     Adopt(Sizes),
 }
 
-/// Looks at everything pinned in `dir`. Returns the pinned links by interface name as well.
-pub(super) fn judge(dir: &Path, options: &Options) -> Result<(Verdict, BTreeMap<String, Link>), Error> {
-    let links = links(dir)?;
+/// By what packets still reach the program of an earlier run.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// By interface name.
+    pub(super) links: BTreeMap<String, Link>,
+    pub(super) seat: Option<Seat>,
+}
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.seat.is_none()
+    }
+
+    /// All of it in words.
+    fn describe(&self) -> Vec<String> {
+        self.links.keys().cloned().chain(self.seat.as_ref().map(Seat::describe)).collect()
+    }
+}
+
+/// Looks at everything pinned in `dir`. Returns what holds the program as well.
+pub(super) fn judge(dir: &Path, options: &Options) -> Result<(Verdict, Held), Error> {
+    let held = Held { links: links(dir)?, seat: array::seat(dir)? };
     let tables = tables(&options.sizes);
     let bad = |map: &str, why: String| Error::BadPin { map: map.to_owned(), why, dir: dir.to_owned() };
     let missing = |map: &str| bad(map, "it is missing".to_owned());
@@ -142,15 +174,15 @@ pub(super) fn judge(dir: &Path, options: &Options) -> Result<(Verdict, BTreeMap<
     }
     let Some(control) = pinned.get(map::CONTROL) else {
         // The identity is written when everything is there, so without one nobody has used the rest.
-        return if links.is_empty() { Ok((Verdict::Fresh, links)) } else { Err(missing(map::CONTROL)) };
+        return if held.is_empty() { Ok((Verdict::Fresh, held)) } else { Err(missing(map::CONTROL)) };
     };
     // Another version may have made the record longer, but not moved its first word.
     let record = control.get(&0u32.to_ne_bytes()).ok().flatten().unwrap_or_default();
     let Some(identity) = record.first_chunk().map(|word| u64::from_le_bytes(*word)) else {
         return Err(bad(map::CONTROL, "it is no control record".to_owned()));
     };
-    if identity == 0 && links.is_empty() {
-        return Ok((Verdict::Fresh, links));
+    if identity == 0 && held.is_empty() {
+        return Ok((Verdict::Fresh, held));
     }
     if identity as u32 != MAGIC {
         return Err(bad(map::CONTROL, "it is not a control record of weir's".to_owned()));
@@ -189,18 +221,18 @@ pub(super) fn judge(dir: &Path, options: &Options) -> Result<(Verdict, BTreeMap<
         differences.push(("the hash key".to_owned(), "the old one".to_owned(), "the new one".to_owned()));
     }
     let Some((what, pinned, wanted)) = differences.into_iter().next() else {
-        return Ok((Verdict::Adopt(sizes), links));
+        return Ok((Verdict::Adopt(sizes), held));
     };
-    if links.is_empty() {
+    if held.is_empty() {
         tracing::info!(
             what,
             pinned,
             wanted,
             "the pinned tables were made otherwise and nobody uses them: starting afresh"
         );
-        return Ok((Verdict::Fresh, links));
+        return Ok((Verdict::Fresh, held));
     }
-    Err(Error::InUse { what, pinned, wanted, interfaces: links.into_keys().collect() })
+    Err(Error::InUse { what, pinned, wanted, places: held.describe() })
 }
 
 fn open(dir: &Path, name: &str) -> Result<Option<RawMap>, Error> {
@@ -236,7 +268,7 @@ fn links(dir: &Path) -> Result<BTreeMap<String, Link>, Error> {
     Ok(links)
 }
 
-/// Removes the tables, the program and the links of devices that have gone.
+/// Removes the tables, the program, a place that was lost and the links of devices that have gone.
 pub(super) fn remove(dir: &Path) -> Result<(), Error> {
     let failed = || Error::doing(format!("list {}", dir.display()));
     for entry in fs::read_dir(dir).map_err(failed())? {
@@ -249,8 +281,22 @@ pub(super) fn remove(dir: &Path) -> Result<(), Error> {
     for table in tables(&Sizes::default()) {
         unlink(&dir.join(table.name))?;
     }
+    remove_place(dir)?;
     unlink(&dir.join(NEW_PROGRAM_PIN))?;
     unlink(&dir.join(PROGRAM_PIN))
+}
+
+/// Removes the pins of a program array and of the programs in it.
+pub(super) fn remove_place(dir: &Path) -> Result<(), Error> {
+    let failed = || Error::doing(format!("list {}", dir.display()));
+    for entry in fs::read_dir(dir).map_err(failed())? {
+        let name = entry.map_err(failed())?.file_name();
+        if name.to_str().and_then(position_of).is_some() {
+            unlink(&dir.join(&name))?;
+        }
+    }
+    unlink(&dir.join(NEW_PLACED_PIN))?;
+    unlink(&dir.join(PLACED_PIN))
 }
 
 /// Removes a pin, if it is there.
@@ -264,8 +310,17 @@ pub(super) fn unlink(path: &Path) -> Result<(), Error> {
 }
 
 /// The name of an interface's link pin. bpffs refuses dots, which VLANs' names have; `%` escapes them and itself.
-pub(super) fn link_pin(interface: &str) -> String {
+pub(in crate::bpf) fn link_pin(interface: &str) -> String {
     format!("{LINK_PREFIX}{}", interface.replace('%', "%25").replace('.', "%2e"))
+}
+
+/// The name of the pin of a program array, by the position taken there.
+pub(super) fn place_pin(position: u32) -> String {
+    format!("{PLACE_PREFIX}{position}")
+}
+
+pub(super) fn position_of(pin: &str) -> Option<u32> {
+    pin.strip_prefix(PLACE_PREFIX)?.parse().ok()
 }
 
 fn interface_of(pin: &str) -> Option<String> {
