@@ -32,7 +32,10 @@ const INTERNAL: [(&str, &[&str]); 18] = [
         "weir-testkit",
         &["weir-abi", "weir-config", "weir-datapath", "weir-kernel", "weir-maglev", "weir-plan", "weir-wire"],
     ),
-    ("weir-bench", &["weir-abi", "weir-kernel", "weir-maglev", "weir-testkit", "weir-wire"]),
+    (
+        "weir-bench",
+        &["weir-abi", "weir-config", "weir-kernel", "weir-maglev", "weir-plan", "weir-testkit", "weir-wire"],
+    ),
     ("weir-verify", &["weir-kernel", "weir-testkit"]),
     ("weir-replay", &["weir-abi", "weir-config", "weir-kernel", "weir-plan"]),
     ("weir-e2e", &[]),

@@ -8,6 +8,7 @@
 mod case;
 mod live;
 mod machine;
+mod plan;
 mod report;
 mod rig;
 
@@ -60,7 +61,17 @@ fn main() -> anyhow::Result<()> {
     }
     eprintln!();
     let report = report::Report::new(&cases, &results, &rig)?;
-    print_result(args.json, || report.json(), || report.table());
+    let times = args.only.is_none().then(plan::measure).transpose()?;
+    let json = || {
+        let mut object = report.json();
+        if let Some(times) = &times {
+            object["plan"] = times.json();
+        }
+        object
+    };
+    print_result(args.json, json, || {
+        report.table() + &times.as_ref().map_or(String::new(), plan::Times::table)
+    });
     Ok(())
 }
 
