@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p weir-fuzz --example seeds`, after the fixtures or a target's input format changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{fs, io};
 
@@ -20,6 +20,9 @@ fn main() -> io::Result<()> {
     let fixtures = fixtures(1);
     for (target, seeds) in [
         ("process", process(&fixtures)),
+        ("server_id", server_id(&fixtures)),
+        ("icmp", icmp(&fixtures)),
+        ("wrapped", wrapped(&fixtures)),
         ("unwrap", unwrap()),
         ("mss", mss()),
         ("iptunnel", iptunnel(&fixtures)),
@@ -41,11 +44,24 @@ fn file_name(sentence: &str) -> String {
     sentence.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
-/// Each fixture whole, and some of random tables with random packets.
+/// The fixtures, with their numbers, that show what none before them does: an outcome of a packet of its family on its way
+/// of travelling.
+fn telling(fixtures: &[Fixture]) -> impl Iterator<Item = (u64, &Fixture)> {
+    let mut known = BTreeSet::new();
+    (0..).zip(fixtures).filter(move |(_, fixture)| {
+        let travel = fixture.image.specs.first().map(|spec| format!("{:?}", spec.encapsulation));
+        let shown = fixture.steps.iter().map(|step| (step.reason, step.input[12], travel.clone()));
+        let before = known.len();
+        known.extend(shown);
+        known.len() > before
+    })
+}
+
+/// Telling fixtures whole, and some of random tables with random packets.
 fn process(fixtures: &[Fixture]) -> Seeds {
     let of_fixture = |(number, fixture): (u64, &Fixture)| {
         let arrivals = fixture.steps.iter().take(40).map(|step| Arrival { pause: 0, frame: &step.input });
-        (file_name(fixture.name), process_input(number, arrivals))
+        (file_name(&fixture.name), process_input(number, arrivals))
     };
     let at_random = |number: u64| {
         let mut random = Random(number);
@@ -55,7 +71,76 @@ fn process(fixtures: &[Fixture]) -> Seeds {
         let tables = 1 << 63 | (number & 3) << 60 | (0x1_0000 + number);
         (format!("random-{number:02}"), process_input(tables, arrivals))
     };
-    (0..).zip(fixtures).map(of_fixture).chain((0..12).map(at_random)).collect()
+    telling(fixtures).map(of_fixture).chain((0..12).map(at_random)).collect()
+}
+
+/// Of the fixtures' packets, what a function makes of them: of each outcome and length, roughly, one.
+fn of_packets(fixtures: &[Fixture], seed: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Seeds {
+    let mut known = BTreeSet::new();
+    let mut seeds = Seeds::new();
+    for fixture in fixtures {
+        for (number, step) in fixture.steps.iter().enumerate() {
+            if let Some(input) = seed(&step.input)
+                && input.len() < 300
+                && known.insert((step.reason, input.len() / 8, input[0]))
+            {
+                seeds.insert(format!("{}-{number:02}", file_name(&fixture.name)), input);
+            }
+        }
+    }
+    seeds
+}
+
+/// Where an untagged frame without options or extension headers has what follows its IP header: its number, and the rest;
+/// in front of both, 0 for IPv4 and 1 for IPv6.
+fn behind_ip(frame: &[u8]) -> Option<(u8, u8, &[u8])> {
+    match (frame.get(12..15)?, frame) {
+        ([0x08, 0x00, 0x45], _) => Some((0, *frame.get(23)?, frame.get(34..)?)),
+        ([0x86, 0xdd, _], _) => Some((1, *frame.get(20)?, frame.get(54..)?)),
+        _ => None,
+    }
+}
+
+/// The payloads of fixtures that name a server, in each scheme.
+fn server_id(fixtures: &[Fixture]) -> Seeds {
+    let named: Vec<Fixture> =
+        fixtures.iter().filter(|fixture| !fixture.image.servers.is_empty()).cloned().collect();
+    of_packets(&named, |frame| {
+        let (side, protocol, rest) = behind_ip(frame)?;
+        match protocol {
+            17 => {
+                let payload = rest.get(8..)?;
+                let scheme = if payload.first() == Some(&0x52) { 2 } else { payload.len() as u8 & 1 };
+                Some([&[side | scheme << 3, 1, 0, 0, 0], payload].concat())
+            }
+            6 => Some([&[side | 3 << 3, 1, 0, 0, 0], rest.get(20..)?].concat()),
+            _ => None,
+        }
+    })
+}
+
+/// The ICMP messages of all fixtures.
+fn icmp(fixtures: &[Fixture]) -> Seeds {
+    of_packets(fixtures, |frame| {
+        let (side, protocol, message) = behind_ip(frame)?;
+        let is_icmp = protocol == [1, 58][usize::from(side)];
+        is_icmp.then(|| [&[side], message].concat())
+    })
+}
+
+/// What came wrapped in the fixtures.
+fn wrapped(fixtures: &[Fixture]) -> Seeds {
+    of_packets(fixtures, |frame| {
+        let (side, protocol, rest) = behind_ip(frame)?;
+        let class = if side == 0 { frame[15] } else { frame[14] << 4 | frame[15] >> 4 };
+        match protocol {
+            4 | 41 => Some([&[side | u8::from(protocol == 41) << 4, class], rest].concat()),
+            17 if rest.get(2..4) == Some(&6080_u16.to_be_bytes()) => {
+                Some([&[side | 1 << 3, class], rest.get(8..)?].concat())
+            }
+            _ => None,
+        }
+    })
 }
 
 /// One of each family in each, with every pair of congestion marks, and the ways in which an outer header can be odd;
@@ -184,13 +269,13 @@ fn mss() -> Seeds {
     seeds
 }
 
-/// The first two packets of each fixture, and one of each other kind that the target's maps know.
+/// The first packet of each telling fixture, and one of each other kind that the target's maps know.
 fn iptunnel(fixtures: &[Fixture]) -> Seeds {
     let with_mtu = |mtu: u16, frame: &[u8]| [&mtu.to_le_bytes(), frame].concat();
     let mut seeds = Seeds::new();
-    for fixture in fixtures {
-        for (number, step) in fixture.steps.iter().take(2).enumerate() {
-            seeds.insert(format!("{}-{number}", file_name(fixture.name)), with_mtu(1500, &step.input));
+    for (_, fixture) in telling(fixtures) {
+        for (number, step) in fixture.steps.iter().take(1).enumerate() {
+            seeds.insert(format!("{}-{number}", file_name(&fixture.name)), with_mtu(1500, &step.input));
         }
     }
     for (family, client, vip, other) in [

@@ -11,7 +11,7 @@ use crate::{placement, workspace::Workspace};
 /// Each of weir's crates and the ones it may be built from.
 ///
 /// Tests of any crate may use any other: the datapath's fixtures run through the kernel, for example.
-const INTERNAL: [(&str, &[&str]); 17] = [
+const INTERNAL: [(&str, &[&str]); 18] = [
     // No std: compiled for BPF too.
     ("weir-abi", &[]),
     ("weir-wire", &[]),
@@ -34,6 +34,7 @@ const INTERNAL: [(&str, &[&str]); 17] = [
     ),
     ("weir-bench", &["weir-abi", "weir-kernel", "weir-maglev", "weir-testkit", "weir-wire"]),
     ("weir-verify", &["weir-kernel", "weir-testkit"]),
+    ("weir-replay", &["weir-abi", "weir-config", "weir-kernel", "weir-plan"]),
     ("weir-e2e", &[]),
     ("weir-fuzz", &["weir-testkit"]),
     ("xtask", &["weir-bpf-build"]),
@@ -52,8 +53,8 @@ const EXTERNAL: [(&str, &[&str]); 13] = [
     ("hyper*", &["weir", "weir-api"]),
     ("libc", &["weir-kernel", "weir", "weir-e2e", "weir-bench", "weir-testkit"]),
     ("libfuzzer-sys", &["weir-fuzz"]),
-    ("nix", &["weir-kernel", "weir", "weir-e2e", "weir-bench", "weir-testkit", "weir-verify"]),
-    ("anyhow", &["weir", "weir-e2e", "weir-bench", "xtask"]),
+    ("nix", &["weir-kernel", "weir", "weir-e2e", "weir-bench", "weir-testkit", "weir-verify", "weir-replay"]),
+    ("anyhow", &["weir", "weir-e2e", "weir-bench", "weir-replay", "xtask"]),
 ];
 
 /// Checks every package of the workspace, and where things stand in the sources.

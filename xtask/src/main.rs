@@ -1,4 +1,4 @@
-//! weir's project commands: `cargo xtask setup | build | dist | demo | e2e | bench | test | ci | check-…`.
+//! weir's project commands: `cargo xtask setup | build | dist | demo | e2e | bench | replay | test | ci | check-…`.
 //!
 //! Owns: the command line. May not touch: weir's crates; it builds and runs them, and reads their sources, so
 //! that it compiles in seconds on a machine that has nothing but a stable Rust and a C compiler.
@@ -64,10 +64,24 @@ enum Command {
     },
     /// Measure the datapath in nanoseconds per packet.
     Bench {
+        /// In packets per second instead, with live traffic through the attached program.
+        #[arg(long)]
+        live: bool,
         /// The last line of standard output is one JSON object.
         #[arg(long)]
         json: bool,
         /// More options for `weir-bench`.
+        #[arg(last = true)]
+        rest: Vec<OsString>,
+    },
+    /// Send packet suites recorded from another load balancer through weir, and compare.
+    Replay {
+        /// A directory with `fixtures/SUITE.json` and `provision/SUITE.json`.
+        directory: PathBuf,
+        /// Only this suite; may be given more than once.
+        #[arg(long, value_name = "NAME")]
+        suite: Vec<OsString>,
+        /// More options for `weir-replay`.
         #[arg(last = true)]
         rest: Vec<OsString>,
     },
@@ -119,7 +133,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dist => dist::build(&workspace).map(|summary| report(&summary)),
         Command::Demo { json, keep, rest } => run::demo(&workspace, json, keep, &rest),
         Command::E2e { suite, rest } => run::e2e(&workspace, &suite, &rest),
-        Command::Bench { json, rest } => run::bench(&workspace, json, &rest),
+        Command::Bench { live, json, rest } => run::bench(&workspace, live, json, &rest),
+        Command::Replay { directory, suite, rest } => run::replay(&workspace, &directory, &suite, &rest),
         Command::Test => run::test(&workspace).map(done),
         Command::Ci => ci::run(&workspace),
         Command::CheckDeps => deps::check(&workspace).map(|summary| report(&summary)),

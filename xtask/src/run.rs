@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// Packages whose tests load BPF programs or make network namespaces, and so need root.
-pub(crate) const PRIVILEGED: [&str; 5] = ["weir", "weir-bench", "weir-e2e", "weir-kernel", "weir-testkit"];
+pub(crate) const PRIVILEGED: [&str; 6] =
+    ["weir", "weir-bench", "weir-e2e", "weir-kernel", "weir-replay", "weir-testkit"];
 
 /// Builds the `weir` binary.
 pub(crate) fn build(workspace: &Workspace, release: bool) -> anyhow::Result<()> {
@@ -56,11 +57,34 @@ pub(crate) fn e2e(workspace: &Workspace, suites: &[OsString], rest: &[OsString])
 }
 
 /// Measures the datapath.
-pub(crate) fn bench(workspace: &Workspace, json: bool, rest: &[OsString]) -> anyhow::Result<ExitCode> {
+pub(crate) fn bench(
+    workspace: &Workspace,
+    live: bool,
+    json: bool,
+    rest: &[OsString],
+) -> anyhow::Result<ExitCode> {
     setup::for_building()?;
     let programs = workspace.executables(&["weir-bench"], &["weir-bench"])?;
     let mut command = as_root(&programs[0])?;
-    command.args(json.then_some("--json")).args(rest);
+    command.args(live.then_some("--live")).args(json.then_some("--json")).args(rest);
+    replace_with(command)
+}
+
+/// Sends the packet suites in `directory` through weir.
+pub(crate) fn replay(
+    workspace: &Workspace,
+    directory: &Path,
+    suites: &[OsString],
+    rest: &[OsString],
+) -> anyhow::Result<ExitCode> {
+    setup::for_building()?;
+    let programs = workspace.executables(&["weir-replay"], &["weir-replay"])?;
+    let mut command = as_root(&programs[0])?;
+    command.arg(directory);
+    for suite in suites {
+        command.arg("--suite").arg(suite);
+    }
+    command.args(rest);
     replace_with(command)
 }
 

@@ -37,6 +37,7 @@ macro_rules! reasons {
             pub const COUNT: u32 = Self::ALL.len() as u32;
 
             /// The verdict that goes with the reason.
+            #[inline(always)]
             pub const fn verdict(self) -> Verdict {
                 match self { $(Self::$name => Verdict::$verdict,)* }
             }

@@ -71,7 +71,7 @@ pub(crate) fn find_vip<T: Tables>(
 pub(crate) fn leading(address: Address, len: u8) -> Address {
     let len = len as u32;
     let keep = |bits: u32| if bits >= 64 { u64::MAX } else { !(u64::MAX >> (bits & 63)) };
-    let (first, second) = (if len > 64 { 64 } else { len }, if len > 64 { len - 64 } else { 0 });
+    let (first, second) = (if len > 64 { 64 } else { len }, len.saturating_sub(64));
     // Masks are of packet bytes, whose first is the most significant.
     Address([address.0[0] & keep(first).to_be(), address.0[1] & keep(second).to_be()])
 }

@@ -7,7 +7,8 @@ use crate::layers::Layers;
 use crate::link::Link;
 use crate::process::Exit;
 use crate::{Choice, Frame, Header, gue, parse::Inner};
-use weir_abi::{Address, Control, Encapsulation, Family, Features, Reason, SPREAD_SOURCE, Words};
+use core::cmp::Ordering;
+use weir_abi::{Address, Backend, Control, Encapsulation, Family, Features, Reason, SPREAD_SOURCE, Words};
 use weir_wire::{EtherType, Ethernet, IpProtocol, Ipv4, Ipv4Repr, Ipv6, Ipv6Repr, Udp, Vlan, checksum};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -63,6 +64,14 @@ impl Kind {
             _ => None,
         }
     }
+}
+
+/// Whether [`encapsulate`] does what has to be done to packets for this backend, if they fit.
+#[inline(always)]
+pub(crate) fn is_plain<W: Words>(control: &Control<W>, inner: Family, backend: &Backend<W>) -> bool {
+    let kind = Kind::of(backend.encapsulation_byte());
+    let summed = kind.0 == Kind::GUE_IN_IP6 && control.features().has(Features::GUE_CHECKSUM);
+    backend.egress().vlan() == 0 && kind.0 != Kind::LAYER_2 && !summed && kind.overhead(inner).is_some()
 }
 
 /// Wraps a plain packet for the chosen backend. What is too big, and what is rare, is for the long way.
@@ -122,12 +131,12 @@ pub(crate) fn general<F: Frame, W: Words>(
     let backend = &choice.backend;
     let byte = backend.encapsulation_byte();
     let kind = Kind::of(byte);
-    let overhead = kind.overhead(layers.family).ok_or(Reason::TableCorrupt)?;
-    let id = match layers.family {
+    let overhead = kind.overhead(layers.family()).ok_or(Reason::TableCorrupt)?;
+    let id = match layers.family() {
         Family::V4 => (layers.id as u16).to_ne_bytes(),
         Family::V6 => [0; 2],
     };
-    let inner = Inner { family: layers.family, tos: layers.tos, len: layers.len as u32, id };
+    let inner = Inner { family: layers.family(), tos: layers.tos, len: layers.len as u32, id };
     // Of the packet, before the head moves.
     let sum = match kind.0 {
         Kind::GUE_IN_IP6 if control.features().has(Features::GUE_CHECKSUM) => {
@@ -139,12 +148,10 @@ pub(crate) fn general<F: Frame, W: Words>(
     let vlan = backend.egress().vlan();
     let l2_len = if vlan == 0 { Ethernet::LEN } else { Ethernet::LEN + Vlan::LEN };
     let (before, after) = (link.len(), l2_len + overhead);
-    let moved = if after > before {
-        frame.grow_head(after - before)
-    } else if after < before {
-        frame.shrink_head(before - after)
-    } else {
-        Ok(())
+    let moved = match after.cmp(&before) {
+        Ordering::Greater => frame.grow_head(after - before),
+        Ordering::Less => frame.shrink_head(before - after),
+        Ordering::Equal => Ok(()),
     };
     if moved.is_err() {
         return Err(Reason::NoHeadroom);
@@ -152,7 +159,7 @@ pub(crate) fn general<F: Frame, W: Words>(
     let outer_type = match kind.0 {
         Kind::IP4_IN_IP4 | Kind::IP6_IN_IP4 | Kind::GUE_IN_IP4 => EtherType::IPV4,
         Kind::IP6_IN_IP6 | Kind::IP4_IN_IP6 | Kind::GUE_IN_IP6 => EtherType::IPV6,
-        _ => match layers.family {
+        _ => match layers.family() {
             Family::V4 => EtherType::IPV4,
             Family::V6 => EtherType::IPV6,
         },
@@ -236,10 +243,13 @@ fn outer_v6<W: Words>(
     next_header: IpProtocol,
 ) -> Ipv6 {
     let Address([high, low]) = choice.backend.source();
-    let spread = if byte & SPREAD_SOURCE == 0 { 0 } else { choice.hash & control.source_mask_v6() };
+    let spreads = byte & SPREAD_SOURCE != 0;
+    let spread = if spreads { choice.hash & control.source_mask_v6() } else { 0 };
+    // Routers tell flows apart by it (RFC 6438), unless the source or GUE's port does that already: one place is enough.
+    let told_apart = spreads || between != 0;
     Ipv6::emit(&Ipv6Repr {
         traffic_class: inner.tos,
-        flow_label: (choice.hash >> 12) as u32,
+        flow_label: if told_apart { 0 } else { (choice.hash >> 12) as u32 },
         payload_len: (inner.len + between as u32) as u16,
         next_header,
         hop_limit: OUTER_TTL,

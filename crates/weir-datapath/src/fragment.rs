@@ -8,33 +8,34 @@ use crate::layers::Layers;
 use crate::{Memory, Tables, flow_table};
 use weir_abi::{Control, Family, FlowEntry};
 
-/// How long the fragments of a packet may be apart, in ticks of about a second: the time Linux keeps an unfinished packet
-/// (RFC 8200, section 4.5, says 60 s; RFC 791 15 s).
-const IDLE_TICKS: u32 = 30;
+/// How long the fragments of a packet may be apart, in ticks of about eight seconds: the 30 s that Linux keeps an
+/// unfinished packet (RFC 8200, section 4.5, says 60 s; RFC 791 15 s). Longer would be worse: identifications come round
+/// again, and what is remembered under one is then another packet's.
+const IDLE_TICKS: u32 = 4;
 
-/// What the packet of these layers is known by.
+/// What the packet of these layers is known by, and the hash that is cut from.
 #[inline(always)]
-pub(crate) fn memory<T: Tables>(tables: &T, control: &Control<T::Words>, layers: &Layers) -> Memory {
-    let protocol = match layers.family {
+pub(crate) fn memory<T: Tables>(tables: &T, control: &Control<T::Words>, layers: &Layers) -> (Memory, u64) {
+    let protocol = match layers.family() {
         Family::V4 => layers.protocol.0,
         Family::V6 => 0,
     };
     let (source, destination) = (layers.source, layers.destination);
     let key = control.hash_key();
-    let hash = fragment_hash(layers.family, source, destination, protocol, layers.id, key);
-    Memory {
+    let hash = fragment_hash(layers.family(), source, destination, protocol, layers.id, key);
+    let memory = Memory {
         bucket: hash as u32 & control.fragment_mask(),
         tag: FlowEntry::tag_of(hash, 0),
         now: (tables.jiffies() >> control.tick_shift()) as u32,
         idle_ticks: IDLE_TICKS,
-    }
+    };
+    (memory, hash)
 }
 
 /// The backend the packet's first fragment went to.
 #[inline(always)]
 pub(crate) fn recall<T: Tables>(tables: &T, memory: &Memory) -> Option<u32> {
     let recall = flow_table::recall(&tables.fragment_bucket(memory.bucket)?, memory)?;
-    // Identifications come round again.
     if recall.entry.age(memory.now) > IDLE_TICKS { None } else { Some(recall.entry.backend()) }
 }
 

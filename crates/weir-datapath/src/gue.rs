@@ -57,10 +57,11 @@ pub(crate) fn inner_sum<F: Frame>(frame: &F, link: &Link, layers: &Layers) -> Op
         let length = (layers.payload as u16).to_be() as u32;
         words(layers.source) + words(layers.destination) + length + u16::from_ne_bytes([0, protocol.0]) as u32
     };
-    let segment = match (layers.family, layers.protocol) {
+    let segment = match (layers.family(), layers.protocol) {
         (_, IpProtocol::UDP) => {
-            // What it does not sum itself is not known.
-            if frame.at::<Udp>(layers.transport & MAX_OFFSET)?.checksum == [0; 2] {
+            // What it does not sum itself is not known: nothing of it, or not what is behind its end (RFC 9868).
+            let udp = frame.at::<Udp>(layers.transport & MAX_OFFSET)?;
+            if udp.checksum == [0; 2] || udp.length() as usize != layers.payload {
                 return None;
             }
             !checksum::fold(pseudo(IpProtocol::UDP))
@@ -71,7 +72,7 @@ pub(crate) fn inner_sum<F: Frame>(frame: &F, link: &Link, layers: &Layers) -> Op
         (Family::V4, IpProtocol::ICMP) => 0,
         _ => return None,
     };
-    let header = match layers.family {
+    let header = match layers.family() {
         Family::V4 => 0,
         Family::V6 if layers.extended => return None,
         Family::V6 => checksum::sum(frame.at::<Ipv6>(link.len() & 0x1f)?.as_bytes()),

@@ -22,7 +22,7 @@ pub(crate) enum Message {
 /// Whether the layers lead to ICMP of their family.
 #[inline(always)]
 pub(crate) fn is_icmp(layers: &Layers) -> bool {
-    match layers.family {
+    match layers.family() {
         Family::V4 => layers.protocol == IpProtocol::ICMP,
         Family::V6 => layers.protocol == IpProtocol::ICMPV6,
     }
@@ -35,7 +35,7 @@ pub(crate) fn message<F: Frame>(frame: &F, layers: &Layers) -> Option<Message> {
         return None;
     }
     let head = frame.at::<Icmp>(layers.transport & MAX_OFFSET)?;
-    Some(match (layers.family, head.kind) {
+    Some(match (layers.family(), head.kind) {
         (Family::V4, icmpv4::ECHO) | (Family::V6, icmpv6::ECHO) => Message::Echo,
         (Family::V4, icmpv4::UNREACHABLE | icmpv4::TIME_EXCEEDED | icmpv4::PARAMETER_PROBLEM)
         | (
@@ -62,7 +62,7 @@ pub(crate) struct Quoted {
 pub(crate) fn quoted<F: Frame>(frame: &F, layers: &Layers) -> Option<Quoted> {
     let ip_at = (layers.transport + Icmp::LEN) & MAX_OFFSET;
     let room = layers.payload - Icmp::LEN;
-    let (source, destination, protocol, header_len) = match layers.family {
+    let (source, destination, protocol, header_len) = match layers.family() {
         Family::V4 => {
             let ip = frame.at::<Ipv4>(ip_at)?;
             if ip.version() != 4 || ip.header_len() < Ipv4::LEN || ip.fragment_offset() != 0 {
@@ -94,7 +94,7 @@ pub(crate) fn quoted<F: Frame>(frame: &F, layers: &Layers) -> Option<Quoted> {
     let ports = frame.at::<Ports>(transport)?;
     let key = ServiceKey {
         vip: source,
-        family: layers.family,
+        family: layers.family(),
         protocol: protocol.0,
         port: u16::from_ne_bytes(ports.source),
         prefix_len: 0,
@@ -106,6 +106,8 @@ pub(crate) fn quoted<F: Frame>(frame: &F, layers: &Layers) -> Option<Quoted> {
 /// Extension headers of a quoted IPv6 packet that are stepped over. (What real servers send has none, or a fragment
 /// header.)
 const MAX_QUOTED_EXTENSIONS: usize = 3;
+/// Bytes of headers of a quoted packet that are stepped over.
+const MAX_QUOTED_LEN: usize = 0xff;
 
 /// What follows the IPv6 header at `ip_at` and up to three extension headers, and their length together.
 #[inline(always)]
@@ -123,7 +125,10 @@ fn behind_extensions<F: Frame>(frame: &F, ip_at: usize, first: IpProtocol) -> Op
             return None;
         }
         protocol = IpProtocol(next);
-        len = (len + size.unwrap_or((words as usize + 1) * 8)) & MAX_OFFSET;
+        len += size.unwrap_or((words as usize + 1) * 8);
+        if len > MAX_QUOTED_LEN {
+            return None;
+        }
         steps += 1;
     }
     Some((protocol, len))

@@ -10,24 +10,28 @@ use weir_wire::{EtherType, Ethernet, IpProtocol, Ipv4, Ipv6};
 
 /// IPv6 extension headers that are stepped over.
 const MAX_EXTENSIONS: usize = 6;
-/// Offsets are masked to this for the verifier. Extension headers that would lead beyond it are too long to walk.
-pub(crate) const MAX_OFFSET: usize = 0x1ff;
+/// The furthest that a transport header may begin. Extension headers that would lead beyond it are too long to walk.
+const MAX_TRANSPORT: usize = 0x1ff;
+/// Offsets are masked to this for the verifier. Whatever is looked for behind a transport header (a packet that an ICMP
+/// error quotes, its headers, a server id) lies before it, so that the mask changes nothing: an offset it did change would
+/// lead back into headers that were read already.
+pub(crate) const MAX_OFFSET: usize = 0x3ff;
 
 /// Which part of a packet a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// All of it.
-    Whole,
+    Whole = 0,
     /// The first fragment, with the transport header.
     First,
     /// A later one.
     Later,
 }
 
-/// An IP packet down to its transport header.
+/// An IP packet down to its transport header. All zeros are a valid value (that of nothing read).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layers {
-    pub(crate) family: Family,
+    is_v6: bool,
     pub(crate) source: Address,
     pub(crate) destination: Address,
     /// DSCP and ECN.
@@ -41,7 +45,7 @@ pub(crate) struct Layers {
     pub(crate) part: Part,
     /// What follows the last header that was walked. Of a later fragment: what the first one begins with.
     pub(crate) protocol: IpProtocol,
-    /// Where that begins, from the start of the frame.
+    /// Where that begins, from the start of the frame; at most [`MAX_TRANSPORT`].
     pub(crate) transport: usize,
     /// Bytes of it in this packet.
     pub(crate) payload: usize,
@@ -109,7 +113,7 @@ impl Parsed {
 
 impl Layers {
     const NOTHING: Self = Self {
-        family: Family::V4,
+        is_v6: false,
         source: Address([0, 0]),
         destination: Address([0, 0]),
         tos: 0,
@@ -123,12 +127,17 @@ impl Layers {
         extended: false,
     };
 
+    #[inline(always)]
+    pub(crate) fn family(&self) -> Family {
+        if self.is_v6 { Family::V6 } else { Family::V4 }
+    }
+
     /// Reads the IPv4 packet at `l3`.
     #[inline(always)]
     fn read_v4<F: Frame>(&mut self, frame: &F, l3: usize) -> Reading {
         let l3 = l3 & 0x1f;
         let Some(&ip) = frame.at::<Ipv4>(l3) else { return Reading::NoHeader };
-        self.family = Family::V4;
+        self.is_v6 = false;
         self.destination = v4(ip.destination);
         let (header_len, len) = (ip.header_len(), ip.total_len() as usize);
         if ip.version() != 4 || header_len < Ipv4::LEN || len < header_len || l3 + len > frame.len() {
@@ -156,7 +165,9 @@ impl Layers {
     fn read_v6<F: Frame>(&mut self, frame: &F, l3: usize) -> Reading {
         let l3 = l3 & 0x1f;
         let Some(&ip) = frame.at::<Ipv6>(l3) else { return Reading::NoHeader };
-        self.family = Family::V6;
+        self.is_v6 = true;
+        // Unless there are extension headers that say otherwise.
+        (self.part, self.id, self.extended) = (Part::Whole, 0, false);
         self.destination = v6(ip.destination);
         self.payload = ip.payload_len() as usize;
         self.len = Ipv6::LEN + self.payload;
@@ -176,6 +187,8 @@ impl Layers {
                 return Reading::Truncated;
             };
             let size = match self.protocol {
+                // A fragment of a fragment: nobody sends one, and the inner header must not make a whole packet of it.
+                IpProtocol::FRAGMENT if self.part != Part::Whole => return Reading::Unsupported,
                 IpProtocol::FRAGMENT => {
                     self.id = u32::from_ne_bytes(id);
                     let word = u16::from_be_bytes([high, low]);
@@ -201,7 +214,7 @@ impl Layers {
                 // What the first fragment holds further extension headers of is not known here.
                 return Reading::Whole;
             }
-            if self.transport > MAX_OFFSET {
+            if self.transport > MAX_TRANSPORT {
                 return Reading::Unsupported;
             }
             steps += 1;

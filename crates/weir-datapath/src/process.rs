@@ -17,13 +17,11 @@ use weir_wire::{EtherType, IpProtocol};
 ///
 /// BPF programs call the two ways by themselves.
 pub fn process<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
-    match plain(frame, tables) {
-        Some(outcome) => outcome,
-        None => {
-            let packed = general(frame, tables, &mut Scratch::nothing());
-            packed.outcome().unwrap_or(Outcome::unforwarded(Reason::TableCorrupt))
-        }
+    if let Some(outcome) = plain(frame, tables) {
+        return outcome;
     }
+    let packed = general(frame, tables, &mut Scratch::nothing());
+    packed.outcome().unwrap_or(Outcome::unforwarded(Reason::TableCorrupt))
 }
 
 /// How the short way ends early.
@@ -96,13 +94,13 @@ fn balance<F: Frame, T: Tables>(
         return Err(Exit::General);
     }
     let tcp = packet.flow.key.protocol == IpProtocol::TCP.0;
-    let choice = match select::plain(tables, &control, &service, &packet.flow, packet.opens, tcp) {
+    let ready = |backend: &_| encap::is_plain(&control, packet.inner.family, backend);
+    let choice = match select::plain(tables, &control, &service, &packet.flow, packet.opens, tcp, ready) {
         Ok(choice) => choice,
-        Err(reason) => {
-            let answered =
-                reason == Reason::NoBackendDrop && service.policy().no_backend() == NoBackend::Unreachable;
-            return Err(if answered { Exit::General } else { Exit::For(reason) });
+        Err(Exit::For(Reason::NoBackendDrop)) if service.policy().no_backend() == NoBackend::Unreachable => {
+            return Err(Exit::General);
         }
+        Err(exit) => return Err(exit),
     };
     encap::encapsulate(frame, &control, &packet.inner, &choice)?;
     tables.count_backend(choice.id, bytes);

@@ -35,7 +35,7 @@ pub(crate) fn echo<F: Frame>(frame: &mut F, parsed: &Parsed) -> bool {
 #[inline(always)]
 fn echo_in_place<F: Frame>(frame: &mut F, link: &Link, layers: &Layers) -> Result<(), NoRoom> {
     let l3 = link.len() & 0x1f;
-    let reply = match layers.family {
+    let reply = match layers.family() {
         Family::V4 => {
             frame.at_mut::<Ipv4>(l3).ok_or(NoRoom)?.turn(OUTER_TTL);
             icmpv4::ECHO_REPLY
@@ -46,7 +46,12 @@ fn echo_in_place<F: Frame>(frame: &mut F, link: &Link, layers: &Layers) -> Resul
         }
     };
     let head = frame.at_mut::<Icmp>(layers.transport & MAX_OFFSET).ok_or(NoRoom)?;
-    head.checksum = checksum::replace(head.checksum, [head.kind, head.code], [reply, head.code]);
+    head.checksum = match checksum::replace(head.checksum, [head.kind, head.code], [reply, head.code]) {
+        // Of a message of nothing but zeros, whose sum is zero, the update makes "minus zero" (RFC 1624, section 3). The
+        // other zero is right there, and wherever the sum is not zero both are.
+        [0, 0] => [0xff, 0xff],
+        check => check,
+    };
     head.kind = reply;
     link.turned().write(frame, link.ether_type)
 }
@@ -56,7 +61,7 @@ fn echo_in_place<F: Frame>(frame: &mut F, link: &Link, layers: &Layers) -> Resul
 #[inline(never)]
 pub(crate) fn too_big<F: Frame>(frame: &mut F, parsed: &Parsed, mtu: usize) -> bool {
     let (link, layers) = (&parsed.link, &parsed.layers);
-    let told = match layers.family {
+    let told = match layers.family() {
         Family::V4 => {
             let rest = (mtu as u32 & 0xffff).to_be_bytes();
             let head = Icmp::new(icmpv4::UNREACHABLE, icmpv4::FRAGMENTATION_NEEDED, rest);
@@ -75,7 +80,7 @@ pub(crate) fn too_big<F: Frame>(frame: &mut F, parsed: &Parsed, mtu: usize) -> b
 #[inline(never)]
 pub(crate) fn unreachable<F: Frame>(frame: &mut F, parsed: &Parsed) -> bool {
     let (link, layers) = (&parsed.link, &parsed.layers);
-    let told = match layers.family {
+    let told = match layers.family() {
         Family::V4 => {
             let head = Icmp::new(icmpv4::UNREACHABLE, icmpv4::HOST, [0; 4]);
             error_v4::<F, QUOTE_V4>(frame, link, layers, head)

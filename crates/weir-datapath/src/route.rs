@@ -20,7 +20,11 @@ use crate::{Action, Choice, Flow, Frame, Outcome, Tables, classify, encap, fragm
 use weir_abi::{Address, Control, Family, Features, NoBackend, Reason, Service, ServiceKey};
 use weir_wire::{IpProtocol, Tcp, Udp};
 
-/// What the stages hand on about the packet they are at. Plain data, overwritten for each packet.
+/// What the stages hand on about the packet they are at.
+///
+/// Plain data of which all zeros, and whatever an earlier packet left, is a valid value; each stage writes what it says it
+/// has written before another reads it. So it need not be cleared for each packet, which a BPF compiler would do byte by
+/// byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Scratch {
     parsed: Parsed,
@@ -28,10 +32,9 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// About no packet yet. (Everything is written: what is not, a BPF program may not even copy.)
-    #[inline(always)]
+    /// About no packet yet: all zeros.
     pub fn nothing() -> Self {
-        Self { parsed: Parsed::nothing(), chosen: Chosen { id: 0, reason: Reason::NotService, hash: 0 } }
+        Self { parsed: Parsed::nothing(), chosen: Chosen { id: 0, reason: Reason::NotIp, hash: 0 } }
     }
 }
 
@@ -179,7 +182,7 @@ fn decide<F: Frame, T: Tables>(
     }
     let elsewhere = if reading == Reading::Truncated { Reason::Malformed } else { Reason::NotService };
     let control = control(tables).map_err(|_| elsewhere)?;
-    let vip = classify::find_vip(tables, &control, layers.family, layers.destination).ok_or(elsewhere)?;
+    let vip = classify::find_vip(tables, &control, layers.family(), layers.destination).ok_or(elsewhere)?;
     match reading {
         Reading::Truncated => return Err(Reason::VipTruncated),
         Reading::Unsupported => return Err(Reason::VipUnsupported),
@@ -189,7 +192,7 @@ fn decide<F: Frame, T: Tables>(
     let is_transport = matches!(layers.protocol, IpProtocol::TCP | IpProtocol::UDP);
     if layers.part == Part::Later {
         // Of IPv6, the first fragment may begin with further extension headers.
-        let follows = is_transport || !icmp::is_icmp(layers) && layers.family == Family::V6;
+        let follows = is_transport || !icmp::is_icmp(layers) && layers.family() == Family::V6;
         return if follows { way.follow(layers, chosen) } else { Err(Reason::VipOther) };
     }
     if is_transport {
@@ -217,13 +220,13 @@ impl<T: Tables> Way<'_, T> {
     /// A later fragment.
     #[inline(always)]
     fn follow(&self, layers: &Layers, chosen: &mut Chosen) -> Result<Step, Reason> {
-        let memory = fragment::memory(self.tables, &self.control, layers);
+        let (memory, hash) = fragment::memory(self.tables, &self.control, layers);
         let id = fragment::recall(self.tables, &memory).ok_or(Reason::FragmentOrphan)?;
         let backend = self.tables.backend(id).ok_or(Reason::TableCorrupt)?;
         if !backend.is_alive() {
             return Err(Reason::FragmentOrphan);
         }
-        let hash = memory.bucket as u64 | (memory.tag as u64) << 34;
+        may_send(layers)?;
         Ok(chosen.put(&Choice { id, backend, reason: Reason::FragmentFollowed, hash }))
     }
 
@@ -250,7 +253,7 @@ impl<T: Tables> Way<'_, T> {
         };
         let key = ServiceKey {
             vip: layers.destination,
-            family: layers.family,
+            family: layers.family(),
             protocol: layers.protocol.0,
             port: u16::from_ne_bytes(ports.destination),
             prefix_len: 0,
@@ -266,7 +269,7 @@ impl<T: Tables> Way<'_, T> {
             Ok(choice) => Ok(chosen.put(&choice)),
             Err(Reason::NoBackendDrop) if service.policy().no_backend() == NoBackend::Unreachable => {
                 // An IPv4 header with options is longer than what is quoted.
-                let with_options = layers.family == Family::V4 && layers.extended;
+                let with_options = layers.family() == Family::V4 && layers.extended;
                 let may = !with_options && may_answer(self.tables, &self.control);
                 if may { Ok(Step::new(Step::UNREACHABLE, 0)) } else { Err(Reason::NoBackendDrop) }
             }
@@ -287,7 +290,7 @@ impl<T: Tables> Way<'_, T> {
     #[inline(always)]
     fn echo(&self, layers: &Layers) -> Result<Step, Reason> {
         // Options would have to be reversed or filled in on the way back (RFC 1122, section 3.2.2.6).
-        let with_options = layers.family == Family::V4 && layers.extended;
+        let with_options = layers.family() == Family::V4 && layers.extended;
         if with_options || !self.control.features().has(Features::ANSWER_ECHO) {
             return Err(Reason::VipOther);
         }
@@ -329,7 +332,7 @@ fn dispatch<F: Frame, T: Tables>(
     let backend = tables.backend(chosen.id).ok_or(Reason::TableCorrupt)?;
     let choice = Choice { id: chosen.id, backend, reason: chosen.reason, hash: chosen.hash };
     if layers.part == Part::First {
-        let memory = fragment::memory(tables, &control, layers);
+        let (memory, _) = fragment::memory(tables, &control, layers);
         fragment::remember(tables, &memory, choice.id);
     }
     let kind = Kind::of_choice(&choice);
@@ -337,7 +340,7 @@ fn dispatch<F: Frame, T: Tables>(
         tables.count_backend(choice.id, bytes);
         return Err(Reason::Local);
     }
-    let overhead = kind.overhead(layers.family).ok_or(Reason::TableCorrupt)?;
+    let overhead = kind.overhead(layers.family()).ok_or(Reason::TableCorrupt)?;
     let mtu = choice.backend.next_hop().rest() as usize;
     if layers.len + overhead > mtu {
         let tell = control.features().has(Features::SEND_TOO_BIG)
@@ -365,7 +368,7 @@ fn may_answer<T: Tables>(tables: &T, control: &Control<T::Words>) -> bool {
 #[inline(always)]
 fn may_send(layers: &Layers) -> Result<(), Reason> {
     let Address([high, _]) = layers.source;
-    let is_sender = match layers.family {
+    let is_sender = match layers.family() {
         Family::V4 => is_sender_v4((high as u32).to_ne_bytes()),
         // As in the short way: multicast, and ::/64 with the unspecified, loopback and IPv4-mapped addresses.
         Family::V6 => high.to_ne_bytes()[0] != 0xff && high != 0,

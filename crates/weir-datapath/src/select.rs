@@ -2,6 +2,7 @@
 //!
 //! Owns the order "source list, server id, flow table, ring" and when a flow is remembered. May not touch packet bytes or
 //! encapsulation. Invariant: a chosen backend belongs to the service and is not down.
+use crate::process::Exit;
 use crate::server_id::Found;
 use crate::{Flow, Memory, Tables, classify, flow_hash};
 use weir_abi::{
@@ -23,7 +24,8 @@ pub struct Choice<W> {
 }
 
 /// Chooses the backend of a flow of a service without traits, and remembers it. `opens`: the packet is a TCP SYN; `tcp`:
-/// the flow is TCP.
+/// the flow is TCP. A new flow to a backend that is not `ready` is left to [`general`], with nothing remembered: what is
+/// remembered would be no new flow there.
 #[inline(always)]
 pub(crate) fn plain<T: Tables>(
     tables: &T,
@@ -32,14 +34,15 @@ pub(crate) fn plain<T: Tables>(
     flow: &Flow,
     opens: bool,
     tcp: bool,
-) -> Result<Choice<T::Words>, Reason> {
+    ready: impl Fn(&Backend<T::Words>) -> bool,
+) -> Result<Choice<T::Words>, Exit> {
     let hash = flow_hash(flow, control.hash_key());
     let memory = memory(tables, control, service, hash);
 
     let recalled = tables.recall(flow, &memory);
     if let Some(recall) = &recalled {
         let id = recall.entry.backend();
-        let Some(backend) = tables.backend(id) else { return Err(Reason::TableCorrupt) };
+        let Some(backend) = tables.backend(id) else { return Err(Exit::For(Reason::TableCorrupt)) };
         // The owner check makes a tag that collides with another service's flow a miss instead of a misrouted packet.
         if backend.is_alive() && backend.service_id() == service.id() {
             tables.touch(&memory, recall, !opens);
@@ -48,6 +51,9 @@ pub(crate) fn plain<T: Tables>(
     }
 
     let (id, backend) = by_ring(tables, service, slot_of(hash))?;
+    if !ready(&backend) {
+        return Err(Exit::General);
+    }
     let reason = ring_reason(recalled.is_some(), opens, tcp);
     tables.remember(flow, &memory, recalled.as_ref(), id, matches!(reason, Reason::RingMiss));
     Ok(Choice { id, backend, reason, hash })

@@ -166,7 +166,7 @@ fn plaintext(id: &ConnectionId, (rotation, len): (u8, u8)) -> Found {
     }
     let four = u32::from_be_bytes([id[1], id[2], id[3], id[4]]);
     match len {
-        1..=4 => Found::new(four >> (32 - 8 * len as u32 & 31)),
+        1..=4 => Found::new(four >> ((32 - 8 * len as u32) & 31)),
         _ => Found::NONE,
     }
 }

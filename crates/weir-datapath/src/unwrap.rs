@@ -87,7 +87,7 @@ fn find<F: Frame, T: Tables>(frame: &F, tables: &T) -> Option<Wrapped> {
     };
     let key = ServiceKey {
         vip: layers.destination,
-        family: layers.family,
+        family: layers.family(),
         protocol: layers.protocol.0,
         port,
         prefix_len: 0,

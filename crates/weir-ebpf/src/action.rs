@@ -32,14 +32,16 @@ pub fn xdp_action(ctx: &XdpContext, action: Action) -> u32 {
 /// Room for what the stages of the long way hand on, one for each CPU: programs on a CPU do not interrupt each other.
 pub type ScratchMap = PerCpuArray<MaybeUninit<Scratch>>;
 
-/// This CPU's scratch, about no packet yet.
+/// This CPU's scratch.
 #[inline(always)]
 pub fn scratch(map: &'static ScratchMap) -> Option<&'static mut Scratch> {
     let room = map.get_ptr_mut(0)?;
     // SAFETY: a per-CPU map value, ours alone while the program runs, which is as long as the caller can keep the
-    // reference; `MaybeUninit` may hold anything, and `write` makes it hold a `Scratch`.
+    // reference.
     let room = unsafe { &mut *room };
-    Some(room.write(Scratch::nothing()))
+    // SAFETY: the kernel made the map's memory zero, which is a valid `Scratch`, and since then it was written through
+    // this type only.
+    Some(unsafe { room.assume_init_mut() })
 }
 
 /// Things that map-backed tables do the same way in every program.

@@ -3,10 +3,12 @@
 //! Owns: the order of the stores within a step. Invariant: a step stopped after any of its stores leaves the tables
 //! usable; what makes a new state visible to the datapath is always a single store.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use weir_abi::{
-    BackendRecord, Features, PrefixKey, RingRange, RingSlot, ServerKey, ServiceRecord, ServiceTable,
+    BackendRecord, Features, MAX_PROBES, PrefixKey, RingRange, RingSlot, ServerKey, Service, ServiceRecord,
+    ServiceTable, service_index,
 };
 
 use crate::{SourceList, SourceMasks, TableStore};
@@ -160,8 +162,21 @@ fn publish<S: TableStore>(store: &mut S, table: ServiceTable, entries: &[(u32, S
     }
     for (place, record) in entries {
         for (word, value) in record.iter().enumerate() {
-            store.set_service_word(table.base() + place, word, *value);
+            // Those who take turns go on where they are, but for the flows that come meanwhile.
+            let value = if word == 7 { value | turn(store, record) } else { *value };
+            store.set_service_word(table.base() + place, word, value);
         }
     }
     store.set_service_table(table);
+}
+
+/// Whose turn it is at the live entry for the same key, where it stands in word 7.
+fn turn<S: TableStore>(store: &S, record: &ServiceRecord) -> u64 {
+    let Some(key) = Service(&record.map(Cell::new)).key() else { return 0 };
+    let live = store.service_table();
+    let home = service_index(&key, live.seed());
+    let entries = (0..MAX_PROBES).map(|probe| live.base() + (home.wrapping_add(probe) & live.mask()));
+    let mut same =
+        entries.filter(|&entry| (0..3).all(|word| store.service_word(entry, word) == record[word]));
+    same.next().map_or(0, |entry| store.service_word(entry, 7) & !u64::from(u32::MAX))
 }

@@ -184,6 +184,16 @@ fn those_who_take_turns_come_one_after_the_other() {
         record[7] = record[7].wrapping_add(5 << 32);
     }
     assert_eq!(apply(&mut model, &desired), []);
+    let mut another = desired.services[0].clone();
+    another.key.port = 81_u16.to_be();
+    desired.services.push(another);
+    assert!(kinds(&apply(&mut model, &desired)).contains(&"PublishServices".to_owned()));
+    let turn = |port: u16| {
+        let key = ServiceKey { port: port.to_be(), ..desired.services[0].key };
+        let entry = observed(&model).service(&key).expect("it is live").entry;
+        model.services[entry as usize][7] >> 32
+    };
+    assert_eq!((turn(80), turn(81)), (5, 0), "in the next table they go on");
 }
 
 #[test]

@@ -124,7 +124,7 @@ pub(crate) struct EchoArgs {
 pub(crate) fn echo(args: &EchoArgs) -> anyhow::Result<()> {
     let socket = UdpSocket::bind((args.vip, ECHO_PORT)).context("cannot listen")?;
     println!("ready");
-    let mut bytes = [0; 2048];
+    let mut bytes = vec![0; 1 << 16];
     loop {
         let (len, from) = socket.recv_from(&mut bytes)?;
         socket.send_to(&bytes[..len], from)?;
@@ -167,14 +167,16 @@ pub(crate) struct Exchange<'a> {
     pub(crate) client: &'a str,
     /// The VIP.
     pub(crate) vip: &'a str,
-    /// The real server and its GUE port.
+    /// Who unwraps them, and its GUE port.
     pub(crate) to: SocketAddr,
     pub(crate) variant: Variant,
     pub(crate) count: u16,
+    /// The host that wraps them.
+    pub(crate) sender: &'a str,
 }
 
 impl Exchange<'_> {
-    /// Has them sent by the director to the real server `host`, and waits for all answers at the client.
+    /// Has them sent to who answers on `host`, and waits for all answers at the client.
     pub(crate) fn run(&self, lab: &Lab, host: &str) -> anyhow::Result<()> {
         let (count, to) = (self.count.to_string(), self.to.to_string());
         let variant = if self.variant == Variant::Zero { "0" } else { "1" };
@@ -183,7 +185,7 @@ impl Exchange<'_> {
         let mut client = Running::start(lab, "client", &[&["datagram-receive"], &ends[..]].concat())?;
         let own = own_path()?;
         let send = [own.as_str(), "gue-send", "--to", &to, "--variant", variant];
-        lab.exec("director", &[&send, &ends[..]].concat())?.success()?;
+        lab.exec(self.sender, &[&send, &ends[..]].concat())?.success()?;
         collect(client.take()?, "the client".to_owned(), PATIENCE)?.success().map(drop)
     }
 }

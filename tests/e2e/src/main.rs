@@ -15,7 +15,10 @@ use clap::{Parser, Subcommand};
 mod array;
 mod basic;
 mod capture;
+mod clients;
 mod control;
+mod datagram;
+mod datapath;
 mod demo;
 mod director;
 mod errors;
@@ -38,6 +41,8 @@ static SUITES: &[&Suite] = &[
     &lab::SUITE,
     &basic::SUITE,
     &real::SUITE,
+    &datapath::SUITE,
+    &clients::SUITE,
     &control::SUITE,
     &array::SUITE,
     &errors::SUITE,
@@ -82,6 +87,8 @@ enum Command {
     DatagramEcho(gue::EchoArgs),
     #[command(hide = true)]
     DatagramReceive(gue::ReceiveArgs),
+    #[command(hide = true)]
+    DatagramAsk(datagram::AskArgs),
 }
 
 fn main() -> ExitCode {
@@ -100,6 +107,7 @@ fn main() -> ExitCode {
         Command::GueSend(args) => gue::send(&args).map(|()| ExitCode::SUCCESS),
         Command::DatagramEcho(args) => gue::echo(&args).map(|()| ExitCode::SUCCESS),
         Command::DatagramReceive(args) => gue::receive(&args).map(|()| ExitCode::SUCCESS),
+        Command::DatagramAsk(args) => datagram::ask(&args).map(|()| ExitCode::SUCCESS),
         Command::List => {
             harness::list(SUITES);
             Ok(ExitCode::SUCCESS)

@@ -31,20 +31,20 @@ const REAL_SERVERS: [&str; 3] = ["rs1", "rs2", "rs3"];
 
 /// `weir real …` on a real server, with the state directory that the lab's own agent has. Mounts are the machine's, so
 /// that they outlive the command.
-fn real(lab: &Lab, host: &str, words: &[&str]) -> anyhow::Result<Output> {
+pub(crate) fn real(lab: &Lab, host: &str, words: &[&str]) -> anyhow::Result<Output> {
     let weir = lab.weir().path().display().to_string();
     let state = lab.dir().join(host).display().to_string();
     let exec = ["lab", "exec", "--name", lab.name(), "--keep-mounts", host, "--", &weir, "real"];
     lab.weir().run(&[&exec, words, &["--state-dir", &state]].concat())
 }
 
-fn status(lab: &Lab, host: &str) -> anyhow::Result<Value> {
+pub(crate) fn status(lab: &Lab, host: &str) -> anyhow::Result<Value> {
     let out = real(lab, host, &["status", "-o", "json"])?.success()?;
     serde_json::from_str(&out.stdout).with_context(|| format!("no JSON: {out}"))
 }
 
 /// `up` as the lab did it, with other options.
-fn up(lab: &Lab, host: &str, setup: &Value, options: &[&str]) -> anyhow::Result<()> {
+pub(crate) fn up(lab: &Lab, host: &str, setup: &Value, options: &[&str]) -> anyhow::Result<()> {
     let texts = |field: &str| -> Vec<String> {
         let list = setup[field].as_array().into_iter().flatten();
         list.filter_map(|text| text.as_str().map(str::to_owned)).collect()
@@ -61,7 +61,7 @@ fn up(lab: &Lab, host: &str, setup: &Value, options: &[&str]) -> anyhow::Result<
     real(lab, host, &words)?.success().map(drop)
 }
 
-fn packets(status: &Value, direction: &str, reason: &str) -> u64 {
+pub(crate) fn packets(status: &Value, direction: &str, reason: &str) -> u64 {
     let lines = status["counters"][direction].as_array().into_iter().flatten();
     lines.filter(|line| line["reason"] == reason).filter_map(|line| line["packets"].as_u64()).sum()
 }
@@ -116,7 +116,7 @@ fn unwraps_gue(cx: &mut Context<'_>) -> anyhow::Result<()> {
                     let reason = format!("unwrapped_gue_{inside}in{outside}");
                     let before = packets(&status(&lab, "rs1")?, "arriving", &reason);
                     let to = SocketAddr::new(to.parse()?, PORT);
-                    let exchange = Exchange { client, vip, to, variant, count: COUNT };
+                    let exchange = Exchange { client, vip, to, variant, count: COUNT, sender: "director" };
                     exchange.run(&lab, "rs1").with_context(|| format!("{mode} {reason} {variant:?}"))?;
                     let unwrapped = packets(&status(&lab, "rs1")?, "arriving", &reason) - before;
                     ensure!(
@@ -140,7 +140,7 @@ fn unwraps_gue(cx: &mut Context<'_>) -> anyhow::Result<()> {
     up(&lab, "rs1", &setup, &["--xdp-mode", "native"])?;
     let to = SocketAddr::new(outer[0].1.parse()?, PORT);
     let (_, client, vip) = inner[0];
-    let exchange = Exchange { client, vip, to, variant: Variant::One, count: 1 };
+    let exchange = Exchange { client, vip, to, variant: Variant::One, count: 1, sender: "director" };
     let Err(error) = exchange.run(&lab, "rs1") else { bail!("unwrapped GUE without --gue-port") };
     ensure!(format!("{error:#}").contains("no answer to {0}"), "{error:#}");
     Ok(())

@@ -7,21 +7,26 @@
 
 mod agent;
 mod bytes;
+mod director;
 mod iptunnel;
 mod process;
 mod text;
 
 pub use agent::{mss, unwrap};
+pub use director::{icmp, server_id, wrapped};
 pub use iptunnel::iptunnel;
-pub use process::{Arrival, process, process_input};
+pub use process::{Arrival, once, process, process_input};
 pub use text::{config, hash_key};
 
 /// A fuzz target: its name (as of its program and its directories) and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every fuzz target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 9] = [
     ("process", process),
+    ("server_id", server_id),
+    ("icmp", icmp),
+    ("wrapped", wrapped),
     ("unwrap", unwrap),
     ("mss", mss),
     ("iptunnel", iptunnel),

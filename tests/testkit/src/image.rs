@@ -2,8 +2,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use weir_abi::{
-    BackendFields, BackendState, Budget, Control, Encapsulation, Family, Features, HashFields, MAX_PROBES,
-    NoBackend, Policy, PrefixKey, RingRange, RingSlot, ServerIds, ServerKey, Service, ServiceKey,
+    Backend, BackendFields, BackendState, Budget, Control, Encapsulation, Family, Features, HashFields,
+    MAX_PROBES, NoBackend, Policy, PrefixKey, RingRange, RingSlot, ServerIds, ServerKey, Service, ServiceKey,
     ServiceTable, SourceRule, Traits, service_index,
 };
 
@@ -123,6 +123,8 @@ pub struct Image {
     pub specs: Vec<ServiceSpec>,
     /// The rest of it.
     pub director: DirectorSpec,
+    /// Where wrapped packets may come to.
+    pub decapsulate: Vec<IpAddr>,
 }
 
 /// Bits of an outer source that vary where it is spread: the last 16 of IPv4's, the last 64 of IPv6's.
@@ -168,6 +170,7 @@ impl Image {
             prefixes: Vec::new(),
             specs,
             director,
+            decapsulate: decapsulate.to_vec(),
         };
         let mut entries: Vec<(ServiceKey, [u64; 8])> = Vec::new();
         for (id, spec) in image.specs.clone().into_iter().enumerate() {
@@ -232,6 +235,39 @@ impl Image {
         let cells = self.control.map(std::cell::Cell::new);
         Control(&cells).set_geometry(buckets - 1, tick_shift, self.fragment_buckets.trailing_zeros());
         self.control = cells.map(|cell| cell.get());
+    }
+
+    /// The backends of a service that are not down, by its place in `specs`.
+    pub fn alive(&self, service: usize) -> Vec<IpAddr> {
+        let first = 1 + self.specs[..service].iter().map(|spec| spec.backends.len()).sum::<usize>();
+        let backends = self.specs[service].backends.iter().zip(&self.backends[first..]);
+        backends.filter(|(_, record)| (record[5] >> 48) as u8 != 0).map(|(address, _)| *address).collect()
+    }
+
+    /// Takes a backend down; `healed`: the rings name others of its service instead, where there are any, as user space
+    /// always leaves them.
+    pub fn take_down(&mut self, id: u32, healed: bool) {
+        let state = &mut self.backends[id as usize][5];
+        *state = *state & !(0xff << 48) | (BackendState::Down as u64) << 48;
+        if !healed {
+            return;
+        }
+        let alive = |id: u32| {
+            let cells = self.backends[id as usize].map(std::cell::Cell::new);
+            let backend = Backend(&cells);
+            backend.is_alive().then(|| backend.service_id())
+        };
+        let owner = self.backends[id as usize][7] as u32;
+        let others: Vec<u32> =
+            (1..self.backends.len() as u32).filter(|other| alive(*other) == Some(owner)).collect();
+        let mut next = others.iter().cycle();
+        for slot in &mut self.rings {
+            if RingSlot(*slot).current() == id
+                && let Some(other) = next.next()
+            {
+                *slot = RingSlot::settled(*other).0;
+            }
+        }
     }
 
     fn add_ring(&mut self, spec: &ServiceSpec, service_id: u32, ifindex: u32) -> RingRange {

@@ -46,12 +46,12 @@ pub fn untagged(frame: &[u8]) -> (u16, &[u8]) {
 }
 
 /// Checks that `output` is `input` (a frame) wrapped once for `backend`, every byte of it. `Err` says what is wrong.
-pub fn check_wrapped(input: &[u8], output: &[u8], backend: IpAddr, how: &How) -> Result<(), String> {
+pub fn check_wrapped(input: &[u8], output: &[u8], backend: IpAddr, how: How) -> Result<(), String> {
     check_sent(untagged(input).1, output, backend, how)
 }
 
 /// Checks that `output` is the IP packet `inner` (with whatever stood behind it in its frame) on its way to `backend`.
-pub fn check_sent(inner: &[u8], output: &[u8], backend: IpAddr, how: &How) -> Result<(), String> {
+pub fn check_sent(inner: &[u8], output: &[u8], backend: IpAddr, how: How) -> Result<(), String> {
     let is_v4 = inner[0] >> 4 == 4;
     let inner_len = if is_v4 {
         usize::from(u16::from_be_bytes([inner[2], inner[3]]))
@@ -108,7 +108,7 @@ fn outer_ip(
     (inner, free): (&[u8], &[u8]),
     (len, protocol): (usize, u8),
     backend: IpAddr,
-    how: &How,
+    how: How,
 ) -> Result<(), String> {
     let class = if inner[0] >> 4 == 4 { inner[1] } else { inner[0] << 4 | inner[1] >> 4 };
     let spread = how.travel == Travel::IpipSpread;
@@ -137,8 +137,9 @@ fn outer_ip(
                 source = SPREAD_NETWORK_V6.octets();
                 source[8..].copy_from_slice(&free[16..24]);
             }
-            // The flow label is free (RFC 6437).
-            expected.extend_from_slice(&[0x60 | class >> 4, class << 4 | free[1] & 0x0f, free[2], free[3]]);
+            // The flow label is free (RFC 6437), or none where something else tells flows apart.
+            let label = if how.travel == Travel::Ipip { [free[1] & 0x0f, free[2], free[3]] } else { [0; 3] };
+            expected.extend_from_slice(&[0x60 | class >> 4, class << 4 | label[0], label[1], label[2]]);
             expected.extend_from_slice(&(len as u16).to_be_bytes());
             expected.extend_from_slice(&[protocol, 64]);
             expected.extend_from_slice(&source);
@@ -154,7 +155,7 @@ fn udp_header(
     expected: &mut Vec<u8>,
     header: &[u8],
     (inner, inner_len): (&[u8], usize),
-    how: &How,
+    how: How,
     over_v4: Option<()>,
     output: &[u8],
     ip_at: usize,
@@ -170,47 +171,62 @@ fn udp_header(
     udp.extend_from_slice(&how.gue_port.to_be_bytes());
     udp.extend_from_slice(&len);
     udp.extend_from_slice(&[0, 0]);
-    if over_v4.is_none() && how.gue_checksum && sums_right(&inner[..inner_len]) {
-        let mut summed = output[ip_at + 8..ip_at + 40].to_vec();
-        summed.extend_from_slice(&[len[0], len[1], 0, 17]);
-        summed.extend_from_slice(&udp);
-        summed.extend_from_slice(&inner[..inner_len]);
-        let checksum = match plain_checksum(&summed) {
-            0 => 0xffff,
-            checksum => checksum,
-        };
-        udp[6..8].copy_from_slice(&checksum.to_be_bytes());
-    } else if over_v4.is_none() && how.gue_checksum {
-        // A packet whose own checksum is wrong or missing: the outer one is as wrong, or missing.
-        udp[6..8].copy_from_slice(&header[6..8]);
+    if over_v4.is_none() && how.gue_checksum {
+        match sums(&inner[..inner_len]) {
+            Sums::Right => {
+                let mut summed = output[ip_at + 8..ip_at + 40].to_vec();
+                summed.extend_from_slice(&[len[0], len[1], 0, 17]);
+                summed.extend_from_slice(&udp);
+                summed.extend_from_slice(&inner[..inner_len]);
+                let checksum = match plain_checksum(&summed) {
+                    0 => 0xffff,
+                    checksum => checksum,
+                };
+                udp[6..8].copy_from_slice(&checksum.to_be_bytes());
+            }
+            // The outer one is as wrong.
+            Sums::Wrong => udp[6..8].copy_from_slice(&header[6..8]),
+            Sums::Unknown => {}
+        }
     }
     expected.extend_from_slice(&udp);
     Ok(())
 }
 
-/// Whether a packet's transport follows its IP header at once and has a right checksum.
-fn sums_right(packet: &[u8]) -> bool {
+/// What a packet's own checksums say.
+enum Sums {
+    Right,
+    Wrong,
+    /// There is none over all of it, or it is not where the first header says.
+    Unknown,
+}
+
+fn sums(packet: &[u8]) -> Sums {
     let v4 = packet[0] >> 4 == 4;
     let header_len = if v4 { usize::from(packet[0] & 15) * 4 } else { 40 };
     let protocol = if v4 { packet[9] } else { packet[6] };
-    if v4 && packet[6] & 0x3f | packet[7] != 0 {
-        return false;
+    if v4 && (packet[6] & 0x3f | packet[7]) != 0 {
+        return Sums::Unknown;
     }
     let (addresses, body) = (if v4 { &packet[12..20] } else { &packet[8..40] }, &packet[header_len..]);
     let mut summed = Vec::new();
     match protocol {
         1 if v4 => {}
-        17 if body.get(6..8) == Some(&[0, 0]) => return false,
+        // None, or not of all that follows.
+        17 if body[6..8] == [0, 0] || usize::from(u16::from_be_bytes([body[4], body[5]])) != body.len() => {
+            return Sums::Unknown;
+        }
         6 | 17 => summed.extend_from_slice(addresses),
         58 if !v4 => summed.extend_from_slice(addresses),
-        _ => return false,
+        _ => return Sums::Unknown,
     }
     if !summed.is_empty() {
         summed.extend_from_slice(&(body.len() as u16).to_be_bytes());
         summed.extend_from_slice(&[0, protocol]);
     }
     summed.extend_from_slice(body);
-    plain_checksum(&summed) == 0
+    let header_right = !v4 || plain_checksum(&packet[..header_len]) == 0;
+    if header_right && plain_checksum(&summed) == 0 { Sums::Right } else { Sums::Wrong }
 }
 
 /// RFC 1071, one word after the other with the carry added at once; an odd last byte counts as if followed by zero.

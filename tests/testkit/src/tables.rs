@@ -12,7 +12,7 @@ use weir_datapath::{BudgetWord, Tables};
 pub struct MemoryTables {
     control: [Cell<u64>; 8],
     services: Vec<[Cell<u64>; 8]>,
-    rings: Vec<u64>,
+    rings: Vec<Cell<u64>>,
     backends: Vec<[Cell<u64>; 8]>,
     flows: Vec<[Cell<u64>; 8]>,
     fragments: Vec<[Cell<u64>; 8]>,
@@ -57,7 +57,7 @@ impl MemoryTables {
         Self {
             control: image.control.map(Cell::new),
             services: cells(&image.services),
-            rings: image.rings.clone(),
+            rings: image.rings.iter().copied().map(Cell::new).collect(),
             backends: cells(&image.backends),
             flows: empty(image.flow_buckets),
             fragments: empty(image.fragment_buckets),
@@ -71,6 +71,13 @@ impl MemoryTables {
             backend_counts: RefCell::default(),
         }
     }
+    /// Rings and backends as in this image, which has the same services; everything else stays.
+    pub fn update(&self, image: &Image) {
+        self.rings.iter().zip(&image.rings).for_each(|(cell, slot)| cell.set(*slot));
+        for (cells, record) in self.backends.iter().zip(&image.backends) {
+            cells.iter().zip(record).for_each(|(cell, word)| cell.set(*word));
+        }
+    }
     /// Sets the clock.
     pub fn set_jiffies(&self, jiffies: u64) {
         self.jiffies.set(jiffies);
@@ -82,6 +89,14 @@ impl MemoryTables {
     /// The fragment table's words, bucket by bucket.
     pub fn fragment_words(&self) -> Vec<u64> {
         self.fragments.iter().flatten().map(Cell::get).collect()
+    }
+    /// The service table's words, whose turn it is among them.
+    pub fn service_words(&self) -> Vec<u64> {
+        self.services.iter().flatten().map(Cell::get).collect()
+    }
+    /// How many flows of each service were remembered, and how many errors sent, in the last tick.
+    pub fn spent(&self) -> (Vec<u64>, u64) {
+        (self.budgets.iter().map(|budget| budget[0].get()).collect(), self.limiter[0].get())
     }
     /// Counts by reason; reasons without a packet are absent.
     pub fn reasons(&self) -> BTreeMap<Reason, Count> {
@@ -108,7 +123,7 @@ impl<'a> Tables for &'a MemoryTables {
         self.services.get(index as usize).map(Service)
     }
     fn ring_slot(&self, index: u32) -> Option<RingSlot> {
-        self.rings.get(index as usize).copied().map(RingSlot)
+        self.rings.get(index as usize).map(|slot| RingSlot(slot.get()))
     }
     fn backend(&self, id: u32) -> Option<Backend<Self::Words>> {
         self.backends.get(id as usize).map(Backend)

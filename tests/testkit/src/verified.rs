@@ -5,6 +5,8 @@
 
 use std::sync::atomic::Ordering;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use weir_abi::{Count, FLOWS_PER_BUCKET, Reason, map};
 use weir_datapath::Action;
 use weir_kernel::bpf::{Error, LoadOptions, Loaded, Mapped, Program, RawMap, load, test_run};
@@ -39,9 +41,21 @@ pub struct Kernel {
 
 impl Kernel {
     /// Loads the director with small tables. Needs root.
+    ///
+    /// The calling thread stays on one CPU from then on: what each CPU keeps for itself is then one thing.
     pub fn new() -> Result<Self, Error> {
+        Self::running("director")
+    }
+
+    /// The same for the director's program for packets in several buffers.
+    pub fn for_several_buffers() -> Result<Self, Error> {
+        Self::running("director_frags")
+    }
+
+    fn running(program: &str) -> Result<Self, Error> {
+        stay_on_one_cpu();
         let sizes = [
-            (map::SERVICES, 256),
+            (map::SERVICES, 1024),
             (map::RINGS, 1 << 14),
             (map::BACKENDS, 64),
             (map::FLOWS, 1 << 10),
@@ -65,25 +79,16 @@ impl Kernel {
             prefixes: object.map(map::PREFIXES)?,
             budgets: object.map(map::BUDGETS)?,
             limiter: object.map(map::LIMITER)?,
-            program: object.program("director")?,
+            program: object.program(program)?,
             _object: object,
         })
     }
 
     /// Puts an image into the maps and empties the flow table.
     pub fn fill(&self, image: &Image) {
-        let put = |to: &Mapped<8>, records: &[[u64; 8]]| {
-            for (index, record) in to.records().enumerate() {
-                let words = records.get(index).copied().unwrap_or([0; 8]);
-                record.iter().zip(words).for_each(|(cell, word)| cell.store(word, Ordering::Relaxed));
-            }
-        };
         put(&self.control, std::slice::from_ref(&image.control));
         put(&self.services, &image.services);
-        put(&self.backends, &image.backends);
-        for (index, slot) in self.rings.records().enumerate() {
-            slot[0].store(image.rings.get(index).copied().unwrap_or(0), Ordering::Relaxed);
-        }
+        self.update(image);
         self.flows.records().flatten().for_each(|entry| entry.store(0, Ordering::Relaxed));
         assert_eq!(self.flows.len(), image.flow_buckets, "host and kernel have flow tables of one size");
         self.fragments.records().flatten().for_each(|entry| entry.store(0, Ordering::Relaxed));
@@ -109,6 +114,14 @@ impl Kernel {
             set(&self.budgets, &id.to_ne_bytes(), 0);
         }
         set(&self.limiter, &0_u32.to_ne_bytes(), 0);
+    }
+
+    /// Rings and backends as in this image, which has the same services; everything else stays.
+    pub fn update(&self, image: &Image) {
+        put(&self.backends, &image.backends);
+        for (index, slot) in self.rings.records().enumerate() {
+            slot[0].store(image.rings.get(index).copied().unwrap_or(0), Ordering::Relaxed);
+        }
     }
 
     /// Runs the program once: its verdict, and the packet as it left it. (Both a reply and what is sent out of the
@@ -144,12 +157,28 @@ impl Kernel {
         self.fragments.records().flatten().map(|entry| entry.load(Ordering::Relaxed)).collect()
     }
 
+    /// The first `len` words of the service table, whose turn it is among them.
+    pub fn service_words(&self, len: usize) -> Vec<u64> {
+        self.services.records().flatten().take(len).map(|word| word.load(Ordering::Relaxed)).collect()
+    }
+
+    /// How many flows of the first `len` services were remembered, and how many errors sent, in the last tick.
+    pub fn spent(&self, len: u32) -> (Vec<u64>, u64) {
+        let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
+        let budget =
+            |id: u32| self.budgets.get(&id.to_ne_bytes()).expect("readable").expect("inside the array");
+        let limiter = self.limiter.get_per_cpu(&0_u32.to_ne_bytes()).expect("readable").expect("one");
+        // All CPUs but one have sent none.
+        ((0..len).map(|id| word(&budget(id))).collect(), limiter.iter().map(|cpu| word(cpu)).sum())
+    }
+
     /// Sends a fixture's packets through the program, in the fixture's tables.
     ///
     /// # Panics
     /// Where verdict, bytes, reason or a counter differ from what the fixture says.
     pub fn hold(&self, fixture: &Fixture) {
         self.fill(&fixture.image);
+        let mut held = fixture.held(LOOPBACK);
         for (number, step) in fixture.steps.iter().enumerate() {
             let name = format!("{}, packet {number}", fixture.name);
             let before = self.reasons();
@@ -160,10 +189,26 @@ impl Kernel {
                 let count = risen[*reason as usize];
                 assert_eq!((count.packets, count.bytes), expected, "{name}: {}", reason.label());
             }
-            let checked = step.check(action, &bytes, LOOPBACK);
-            assert_eq!(checked, Ok(()), "{name}");
+            assert_eq!(held.next(action, &bytes), Ok(()), "{name}");
         }
     }
+}
+
+/// These records, and zero behind them.
+fn put(to: &Mapped<8>, records: &[[u64; 8]]) {
+    for (index, record) in to.records().enumerate() {
+        let words = records.get(index).copied().unwrap_or([0; 8]);
+        record.iter().zip(words).for_each(|(cell, word)| cell.store(word, Ordering::Relaxed));
+    }
+}
+
+fn stay_on_one_cpu() {
+    let this_thread = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this_thread).expect("a thread may ask where it may run");
+    let cpu = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu) == Ok(true)).expect("it runs somewhere");
+    let mut one = CpuSet::new();
+    one.set(cpu).expect("a CPU that was in such a set");
+    sched_setaffinity(this_thread, &one).expect("a thread may stay where it may run");
 }
 
 fn counts(map: &RawMap, len: u32) -> Vec<Count> {

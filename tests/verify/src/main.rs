@@ -98,7 +98,7 @@ fn hold(tally: &mut Tally) {
         // What differed is said by the panic, before this.
         let held = catch_unwind(AssertUnwindSafe(|| kernel.hold(&fixture)));
         tally.report(
-            fixture.name,
+            &fixture.name,
             held.map(|()| String::new()).map_err(|_| "what differs is above".to_owned()),
         );
     }

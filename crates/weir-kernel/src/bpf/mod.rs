@@ -37,5 +37,5 @@ pub use root::Root;
 pub use rtnl::{XdpAttachment, query};
 pub use state_dir::StateDir;
 pub use tc::{TcAttachment, TcDirection, TcMethod, detach_filter};
-pub use test_run::{TestRun, test_run};
+pub use test_run::{TestRun, live_run, test_run};
 pub use xdp::{Attached, XdpMode, XdpRequest};

@@ -350,3 +350,28 @@ pub(crate) fn test_run(
     unsafe { bpf(TEST_RUN, &mut attr) }?;
     Ok(TestRunResult { retval: attr.retval, out_len: attr.data_size_out, duration: attr.duration })
 }
+
+/// Sends `repeat` frames as if `program` had just received each of them, in batches of `batch`. What it returns is done:
+/// sent, redirected, passed on or dropped.
+pub(crate) fn live_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    context: &[u8],
+    repeat: u32,
+    batch: u32,
+) -> io::Result<()> {
+    const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+    let mut attr = TestRun {
+        prog_fd: raw(program),
+        data_size_in: packet.len() as u32,
+        data_in: address(packet),
+        repeat,
+        ctx_size_in: context.len() as u32,
+        ctx_in: address(context),
+        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size: batch,
+        ..TestRun::default()
+    };
+    // SAFETY: the kernel reads at most the lengths given beside each pointer, and writes to none: there is no output.
+    unsafe { bpf(TEST_RUN, &mut attr) }.map(drop)
+}

@@ -6,7 +6,10 @@ use weir_abi::{
     BackendFields, BackendState, Control, Count, Encapsulation, Family, NoBackend, Policy, Reason, RingRange,
     RingSlot, Service, ServiceKey, ServiceTable, Traits, service_index,
 };
-use weir_kernel::bpf::{Director, test_run};
+use weir_kernel::{
+    bpf::{Director, LoadOptions, XdpRequest, attach_pass, live_run, load, test_run},
+    net::Sysctl,
+};
 
 use crate::{Scratch, director};
 
@@ -141,5 +144,33 @@ fn the_ingress_interface_of_a_run_can_be_chosen() {
         to(index + 1);
         let there = test_run(director.program(), &syn(VIP), Some(index), 1).expect("a run");
         assert_eq!(there.retval, XDP_REDIRECT, "out elsewhere");
+    });
+}
+
+#[test]
+fn live_frames_cross_the_wire_and_each_is_counted() {
+    const FRAMES: u32 = 1000;
+    let scratch = Scratch::new();
+    let mut director = director(&scratch.state());
+    crate::in_netns(|rtnl| {
+        // Nobody else sends: a new link would look for IPv6 routers.
+        Sysctl::ipv6_conf("default", "disable_ipv6").expect("a name").set("1").expect("set");
+        let (index, peer) = crate::veth(rtnl, "v0", 1500);
+        director.attach(index, XdpRequest::Native).expect("attached");
+        // Frames only leave an interface whose own end has a program or GRO too.
+        let _pass = attach_pass(peer, None).expect("attached");
+        let smallest =
+            LoadOptions { max_entries: vec![("BENCH_LRU".to_owned(), 1)], ..LoadOptions::default() };
+        let sender = load("bench", &smallest).expect("load").program("base").expect("a program that sends");
+        live_run(&sender, &syn(VIP), peer, FRAMES).expect("sent");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while count(&director, Reason::NotService).packets < u64::from(FRAMES) {
+            assert!(std::time::Instant::now() < deadline, "{:?}", count(&director, Reason::NotService));
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let counted = count(&director, Reason::NotService);
+        assert_eq!(counted, Count { packets: u64::from(FRAMES), bytes: 60 * u64::from(FRAMES) });
+        let error = live_run(&sender, &syn(VIP), 4242, 1).expect_err("no such interface");
+        crate::has_advice(&error);
     });
 }

@@ -129,6 +129,8 @@ fn director() -> impl Strategy<Value = DesiredDirector> {
         Just(None),
         Just(Some((Ipv4Addr::new(10, 1, 0, 0), 16))),
         Just(Some((Ipv4Addr::new(10, 2, 3, 0), 24))),
+        // Its first address is a fixed source as well.
+        Just(Some((Ipv4Addr::new(192, 0, 2, 2), 31))),
     ];
     (networks, any::<bool>(), 1..3_u16).prop_map(|(spread_v4, unwraps, port)| DesiredDirector {
         features: Features::new(Features::ANSWER_ECHO, port, u32::from(port)),

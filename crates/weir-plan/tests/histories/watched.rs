@@ -7,8 +7,8 @@ use std::convert::Infallible;
 use std::iter;
 
 use weir_abi::{
-    Address, BackendState, Encapsulation, Family, MAX_PROBES, PrefixKey, RingRange, RingSlot, SPREAD_SOURCE,
-    ServerKey, ServiceKey, ServiceTable, SourceRule, service_index,
+    Address, BackendState, Encapsulation, Family, Features, MAX_PROBES, PrefixKey, RingRange, RingSlot,
+    SPREAD_SOURCE, ServerKey, ServiceKey, ServiceTable, SourceRule, Traits, service_index,
 };
 use weir_plan::{Limits, Model, Observed, Op, TableStore};
 
@@ -39,11 +39,31 @@ pub(crate) struct Watched {
     next_flow: u64,
     /// What each list that was ever planned says.
     meanings: BTreeMap<u32, Meaning>,
-    /// Lists that services named when the plan under way began.
-    old_lists: BTreeSet<u32>,
-    /// Servers there will be when it is done, and those of them that were there when it began.
-    next_servers: BTreeSet<ServerKey>,
-    kept_servers: BTreeSet<ServerKey>,
+    /// How things were when the plan under way began, and how they will be when it is done.
+    old: Moment,
+    next: Moment,
+}
+
+/// What is there at one moment.
+#[derive(Default)]
+struct Moment {
+    /// Lists that services name.
+    lists: BTreeSet<u32>,
+    servers: BTreeSet<ServerKey>,
+    prefixes: BTreeSet<PrefixKey>,
+    features: Features,
+}
+
+impl Moment {
+    fn of(model: &Model) -> Self {
+        let Ok(observed) = Observed::read(model);
+        Self {
+            lists: observed.lists(),
+            servers: observed.servers.keys().copied().collect(),
+            prefixes: observed.prefixes,
+            features: observed.features,
+        }
+    }
 }
 
 impl Watched {
@@ -57,9 +77,8 @@ impl Watched {
             begun: BTreeMap::new(),
             next_flow: 0,
             meanings: BTreeMap::new(),
-            old_lists: BTreeSet::new(),
-            next_servers: BTreeSet::new(),
-            kept_servers: BTreeSet::new(),
+            old: Moment::default(),
+            next: Moment::default(),
         };
         new.hold();
         new
@@ -79,11 +98,7 @@ impl Watched {
                 assert_eq!(*known, says, "two lists share the id {id}");
             }
         }
-        let Ok(now) = Observed::read(self);
-        self.old_lists = now.lists();
-        self.next_servers = after.servers.keys().copied().collect();
-        self.kept_servers =
-            self.next_servers.intersection(&now.servers.keys().copied().collect()).copied().collect();
+        (self.old, self.next) = (Moment::of(&self.model), Moment::of(&after));
         for op in plan {
             let Ok(()) = op.apply(self);
         }
@@ -154,9 +169,10 @@ impl Watched {
             let record = self.model.backends[*id as usize];
             assert_eq!(record[7] as u32, key.service_id(), "server {key:?} is a backend of another service");
         }
-        for key in &self.kept_servers {
+        for key in self.next.servers.intersection(&self.old.servers) {
             assert!(self.model.servers.contains_key(key), "server {key:?} was taken out and put back");
         }
+        self.check_features();
         for key in &self.model.prefixes {
             let family = if key.scope() == 4 { Family::V4 } else { Family::V6 };
             let prefix_len = key.prefix_len().expect("a length");
@@ -210,14 +226,34 @@ impl Watched {
             let (service, list) = (record[4] as u32, record[7] as u32);
             let says: Meaning = self.list(list);
             assert_eq!(says, self.meanings[&list], "list {list} is not whole");
-            if self.old_lists.contains(&list) {
-                continue;
-            }
             for server in says.values().filter_map(|rule| rule.to_server()) {
                 let key = ServerKey::of_source(service, server);
-                let has_one = self.model.servers.contains_key(&key) || !self.next_servers.contains(&key);
-                assert!(has_one, "list {list} names a server that is not there yet");
+                // Of a list that comes, who will be there is there; of one that goes, who was there still is.
+                let expected = match (self.old.lists.contains(&list), self.next.lists.contains(&list)) {
+                    (false, _) => self.next.servers.contains(&key),
+                    (true, false) => self.old.servers.contains(&key),
+                    (true, true) => false,
+                };
+                let is_there = self.model.servers.contains_key(&key);
+                assert!(is_there || !expected, "list {list} names a server that is not there");
             }
+        }
+    }
+
+    /// What makes the datapath look a table up is on only while the table is whole.
+    fn check_features(&self) {
+        let now = Features(self.model.control[2]);
+        if now.has(Features::PREFIXES) {
+            let needed = |at: &Moment, other: &Moment| {
+                other.features.has(Features::PREFIXES) || at.prefixes.is_subset(&self.model.prefixes)
+            };
+            assert!(needed(&self.next, &self.old), "VIP prefixes are looked up before they are there");
+            assert!(needed(&self.old, &self.next), "VIP prefixes are looked up when they are gone");
+        }
+        if now.has(Features::DECAPSULATE) {
+            let unwraps = u64::from(Traits::DECAPSULATE) << 32;
+            let any = self.live().iter().any(|record| record[4] & unwraps != 0);
+            assert!(any, "packets are unwrapped where there is no address for it");
         }
     }
 

@@ -179,6 +179,41 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tables_have_room_for_twice_what_is_configured() {
+        let config = |text: &str| weir_config::parse("", text).expect("valid");
+        let small = sizes(&config("director = { interfaces = [\"eth0\"], fragment_table_entries = 64 }"));
+        assert_eq!(small, Sizes { flow_buckets: 1 << 17, fragment_buckets: 8, ..Sizes::default() });
+
+        let list = |count: usize, of: fn(usize) -> String| {
+            (0..count).map(|n| format!("\"{}\"", of(n))).collect::<Vec<_>>().join(", ")
+        };
+        let clients = list(2100, |n| format!("198.18.{}.{}", n / 256, n % 256));
+        let ids = (0..8300).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
+        let service = |vip: &str| {
+            format!(
+                "[[service]]\nvip = \"{vip}\"\nport = 80\nprotocol = \"tcp\"\nserver_ids = \"tcp-option\"\n\
+                 deny = [{clients}]\nbackend = [{{ address = \"10.0.0.1\", server_ids = [{ids}],\n\
+                 sources = [\"203.0.113.1\"] }}]\n"
+            )
+        };
+        let head = "[director]\ninterfaces = [\"eth0\"]\n";
+        let large = sizes(&config(&format!("{head}{}{}", service("192.0.2.1"), service("192.0.2.2"))));
+        assert_eq!((large.servers, large.sources), (2 * 2 * 8301, 2 * 2101), "equal lists count once");
+        let prefixes: String = (0..2100)
+            .map(|n| {
+                format!(
+                    "[[service]]\nvip = \"10.{}.{}.0/24\"\nport = 80\nprotocol = \"tcp\"\n",
+                    n / 256,
+                    n % 256
+                )
+            })
+            .collect::<Vec<_>>()
+            .concat();
+        let many = sizes(&config(&format!("{head}{prefixes}")));
+        assert_eq!((many.prefixes, many.services), (4200, 1 << 17));
+    }
+
+    #[test]
     fn a_misspelt_interface_is_recognised() {
         let text = suggestion("etho", &["lo", "eth0", "wlan0"]);
         assert!(text.starts_with("did you mean eth0? "), "{text}");

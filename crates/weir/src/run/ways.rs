@@ -239,3 +239,73 @@ fn of_any_family<A: Into<IpAddr>>(source: Source<A>) -> Source<IpAddr> {
         Source::Spread { network, prefix_len } => Source::Spread { network: network.into(), prefix_len },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(director: &str) -> Config {
+        let text = format!(
+            "[director]\ninterfaces = [\"eth0\"]\n{director}\n[[service]]\nvip = \"192.0.2.1\"\nport = 80\n\
+             protocol = \"tcp\"\n[[service]]\nvip = \"192.0.2.64/26\"\nport = 80\nprotocol = \"tcp\"\n"
+        );
+        weir_config::parse("", &text).expect("valid")
+    }
+
+    fn hop(source: [u8; 4]) -> NextHop {
+        NextHop {
+            ifindex: 2,
+            vlan: None,
+            src_mac: MacAddress([2; 6]),
+            dst_mac: MacAddress([4; 6]),
+            src_addr: Some(source.into()),
+            mtu: 1500,
+            next_hop: IpAddr::from([10, 0, 0, 1]),
+        }
+    }
+
+    fn asked(encapsulation: Encapsulation) -> Asked {
+        let address = IpAddr::from([10, 0, 0, 11]);
+        Asked { address, via: None, mac: None, vlan: None, encapsulation }
+    }
+
+    /// The outer source over a route that prefers `by_route`.
+    fn found(config: &Config, encapsulation: Encapsulation, by_route: [u8; 4]) -> Option<(String, bool)> {
+        let vips = Vips::of(config);
+        let source = outer_source(&asked(encapsulation), &config.director, &hop(by_route), &vips)?;
+        Some((source.address.to_string(), source.spread))
+    }
+
+    #[test]
+    fn the_outer_source_is_the_configurations_else_the_routes() {
+        let own = [10, 0, 0, 2];
+        let is = |address: &str, spread| Some((address.to_owned(), spread));
+        let plain = config("");
+        for encapsulation in [Encapsulation::Ipip, Encapsulation::Gue] {
+            assert_eq!(found(&plain, encapsulation, own), is("10.0.0.2", false));
+            assert_eq!(found(&plain, encapsulation, [192, 0, 2, 1]), None, "a VIP");
+            assert_eq!(found(&plain, encapsulation, [192, 0, 2, 77]), None, "within VIPs");
+        }
+        let fixed = config("source_ipv4 = \"10.0.0.3\"");
+        assert_eq!(found(&fixed, Encapsulation::Ipip, own), is("10.0.0.3", false));
+        assert_eq!(found(&fixed, Encapsulation::Gue, own), is("10.0.0.3", false));
+        let spread = config("source_ipv4 = \"172.16.0.0/16\"");
+        assert_eq!(found(&spread, Encapsulation::Ipip, own), is("172.16.0.0", true));
+        assert_eq!(found(&spread, Encapsulation::Gue, own), is("10.0.0.2", false), "GUE has it in the port");
+        assert!(found(&plain, Encapsulation::L2, [192, 0, 2, 1]).is_some(), "there is no outer header");
+    }
+
+    #[test]
+    fn layer_2_needs_the_backend_on_the_link() {
+        let behind = hop([10, 0, 0, 2]);
+        let on_link = NextHop { next_hop: IpAddr::from([10, 0, 0, 11]), ..behind.clone() };
+        let l2 = asked(Encapsulation::L2);
+        assert!(is_reached_without_a_router(&l2, &on_link));
+        assert!(!is_reached_without_a_router(&l2, &behind));
+        assert!(
+            is_reached_without_a_router(&Asked { mac: Some([4; 6]), ..l2 }, &behind),
+            "the operator knows"
+        );
+        assert!(is_reached_without_a_router(&asked(Encapsulation::Ipip), &behind));
+    }
+}

@@ -125,7 +125,7 @@ fn check_sent(input: &[u8], output: &[u8], backend: IpAddr, mtu: u32) {
     assert_eq!(output[6..12], input[..6], "sent from another address than it was sent to");
     let mut as_directors = output.to_vec();
     as_directors[6..12].copy_from_slice(&DIRECTOR_MAC);
-    if let Err(why) = outer::check_wrapped(input, &as_directors, backend, &How::default()) {
+    if let Err(why) = outer::check_wrapped(input, &as_directors, backend, How::default()) {
         panic!("{why}");
     }
     let len = bytes::ip_len(&output[bytes::ETHERNET..]);

@@ -1,13 +1,15 @@
 //! Any packets through the director's datapath, and what it forwards through the agent's.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use weir_abi::{Address, Family, Reason, Verdict, agent};
-use weir_datapath::{Action, decap};
+use weir_abi::{Count, Reason, Verdict};
+use weir_datapath::{Action, Outcome};
 
 use super::{IFINDEX, bytes};
-use crate::image::director_address;
-use crate::{How, Image, MemoryFrame, MemoryTables, Random, Travel, fixtures, outer, random_image};
+use crate::{
+    How, Image, Inside, MemoryFrame, MemoryTables, Random, RealServers, Travel, fixtures, outer, random_image,
+};
 
 /// Packets looked at in one input.
 const MOST_PACKETS: usize = 64;
@@ -48,8 +50,7 @@ fn image(tables: u64) -> Image {
     image
 }
 
-/// Tables and packets to go through them: a packet is counted once; what is passed stays as it is; what is forwarded is
-/// sent once, to a backend of a service of its VIP, and if it was wrapped in IP that backend unwraps it to what it was.
+/// Tables and packets to go through them: see [`once`].
 pub fn process(data: &[u8]) {
     let Some((tables, mut rest)) = data.split_first_chunk() else { return };
     let image = image(u64::from_le_bytes(*tables));
@@ -62,11 +63,14 @@ pub fn process(data: &[u8]) {
         rest = behind;
         jiffies += (1 << (head >> 12)) - 1;
         tables.set_jiffies(jiffies);
-        one(&image, &tables, packet);
+        once(&image, &tables, packet);
     }
 }
 
-fn one(image: &Image, tables: &MemoryTables, packet: &[u8]) {
+/// One packet through the director: it is counted once; it is passed as it came, or as it was inside if it came wrapped to
+/// where it may; what is forwarded is sent once, to a living backend of a service of its VIP, and if it was wrapped that
+/// backend unwraps it to what it was; an answer is an ICMP message that goes back to its sender, and no longer than it.
+pub fn once(image: &Image, tables: &MemoryTables, packet: &[u8]) -> Outcome {
     let (mut reasons, backends) = (tables.reasons(), tables.backend_counts());
     let mut frame = MemoryFrame::new(packet);
     let outcome = weir_datapath::process(&mut frame, &tables);
@@ -75,7 +79,6 @@ fn one(image: &Image, tables: &MemoryTables, packet: &[u8]) {
     count.packets += 1;
     count.bytes += packet.len() as u64;
     assert_eq!(tables.reasons(), reasons, "{outcome:?}: counted other than once under its reason");
-
     let action = match outcome.reason.verdict() {
         Verdict::Pass => Action::Pass,
         Verdict::Drop => Action::Drop,
@@ -83,63 +86,83 @@ fn one(image: &Image, tables: &MemoryTables, packet: &[u8]) {
         Verdict::Reply => Action::Reply,
     };
     assert_eq!(outcome.action, action, "{outcome:?}");
-    if outcome.reason.verdict() == Verdict::Pass {
-        assert_eq!(frame.bytes(), packet, "{outcome:?}: passed, but changed");
-    }
-    let counted = |counts: &std::collections::BTreeMap<u32, weir_abi::Count>| {
+    let counted = |counts: &BTreeMap<u32, Count>| {
         counts.values().fold((0, 0), |sum, count| (sum.0 + count.packets, sum.1 + count.bytes))
     };
     let (before, after) = (counted(&backends), counted(&tables.backend_counts()));
-    if !matches!(outcome.reason.verdict(), Verdict::Forward) && outcome.reason != Reason::Local {
-        assert_eq!(after, before, "{outcome:?}: counted under a backend");
-        return;
-    }
-    assert_eq!(after, (before.0 + 1, before.1 + packet.len() as u64), "{outcome:?}: counters by backend");
-    if outcome.reason == Reason::Local {
-        return;
-    }
+    let by_backend = action == Action::Send { ifindex: IFINDEX } || outcome.reason == Reason::Local;
+    let more = if by_backend { (1, packet.len() as u64) } else { (0, 0) };
+    assert_eq!(after, (before.0 + more.0, before.1 + more.1), "{outcome:?}: counters by backend");
 
-    let (ether_type, inner) = outer::untagged(packet);
+    let inside = Inside::of(packet, image);
+    assert_eq!(
+        inside == Inside::Refused,
+        outcome.reason == Reason::UnwrapRefused,
+        "{outcome:?}: {inside:02x?}"
+    );
+    match outcome.reason.verdict() {
+        Verdict::Pass => {
+            let unwrapped = matches!(inside, Inside::Frame(_));
+            let says_so = matches!(outcome.reason, Reason::Unwrapped | Reason::Local);
+            assert!(!unwrapped || says_so, "{outcome:?}: unwrapped");
+            assert!(unwrapped || outcome.reason != Reason::Unwrapped, "{outcome:?}: there is nothing inside");
+            assert_eq!(frame.bytes(), inside.or(packet), "{outcome:?}: passed, but changed");
+        }
+        Verdict::Drop => {}
+        Verdict::Forward => forwarded(image, packet, inside.or(packet), frame.bytes(), outcome),
+        Verdict::Reply => answered(inside.or(packet), frame.bytes(), outcome),
+    }
+    outcome
+}
+
+fn forwarded(image: &Image, packet: &[u8], inside: &[u8], output: &[u8], outcome: Outcome) {
+    let (ether_type, inner) = outer::untagged(inside);
     let destination = bytes::ip(if ether_type == 0x0800 { 4 } else { 6 }, inner).destination;
     let mut problems = Vec::new();
-    let service = image.specs.iter().filter(|spec| spec.has_vip(destination)).find(|spec| {
-        let how = How::of(spec, &image.director);
-        spec.backends.iter().any(|backend| {
-            let checked = outer::check_wrapped(packet, frame.bytes(), *backend, &how);
+    let len = bytes::ip_len(outer::untagged(output).1);
+    let service = (0..image.specs.len()).filter(|at| image.specs[*at].has_vip(destination)).find(|at| {
+        if len > usize::from(image.specs[*at].mtu) {
+            problems.push(format!("{len} bytes do not fit an MTU of {}", image.specs[*at].mtu));
+            return false;
+        }
+        let how = How::of(&image.specs[*at], &image.director);
+        image.alive(*at).iter().any(|backend| {
+            let checked = outer::check_sent(inner, output, *backend, how);
             checked.map_err(|problem| problems.push(problem)).is_ok()
         })
     });
     let Some(service) = service else {
-        panic!("{outcome:?}: not sent to a backend of its VIP: {problems:?}")
+        panic!("{outcome:?}: not sent to a living backend of its VIP: {problems:?}")
     };
-    let len = bytes::ip_len(outer::untagged(frame.bytes()).1);
-    assert!(len <= usize::from(service.mtu), "{len} bytes do not fit an MTU of {}", service.mtu);
-
-    if service.encapsulation != Travel::Ipip || service.vlan != 0 {
-        return;
+    if image.specs[service].encapsulation != Travel::Layer2 {
+        let back = RealServers(image).get_back(packet, output);
+        assert_eq!(back, Ok(()), "{outcome:?}");
     }
-    let reason = decap::unwrap(&mut frame, &RealServers(image));
-    assert_eq!(reason.verdict(), agent::Verdict::Unwrap, "a backend does not unwrap it: {}", reason.label());
-    assert_eq!(frame.bytes()[12..14], ether_type.to_be_bytes(), "a backend does not get what was sent");
-    assert_eq!(&frame.bytes()[14..], inner, "a backend does not get what was sent");
 }
 
-/// All real servers of an image as one machine.
-struct RealServers<'a>(&'a Image);
-
-impl decap::AgentTables for RealServers<'_> {
-    fn is_director(&self, family: Family, address: Address) -> bool {
-        let address = address.to_ip(family);
-        director_address(address) == address
+fn answered(inside: &[u8], output: &[u8], outcome: Outcome) {
+    let link = bytes::link_len(inside);
+    assert_eq!(output[..12], [&inside[6..12], &inside[..6]].concat(), "{outcome:?}: the way back");
+    assert_eq!(output[12..link], inside[12..link], "{outcome:?}: tags and EtherType");
+    let version = bytes::version(inside);
+    let (asked, answer) = (&inside[link..], &output[link..]);
+    let (to, from) = (bytes::ip(version, asked), bytes::ip(version, answer));
+    assert_eq!((from.source, from.destination), (to.destination, to.source), "{outcome:?}");
+    if outcome.reason == Reason::EchoReply {
+        assert_eq!(output.len(), inside.len(), "{outcome:?}: length");
+        return;
     }
-    fn is_own(&self, family: Family, address: Address) -> bool {
-        self.0.specs.iter().any(|spec| spec.backends.contains(&address.to_ip(family)))
+    assert_eq!(from.protocol, if version == 4 { 1 } else { 58 }, "{outcome:?}");
+    let quoted = &answer[from.header_len + 8..];
+    assert_eq!(bytes::ip_len(answer), answer.len(), "{outcome:?}: length");
+    assert_eq!(quoted, &asked[..quoted.len()], "{outcome:?}: what is quoted");
+    // In a sum, its checksum is what makes it minus zero.
+    if version == 4 {
+        assert_eq!(outer::plain_checksum(&answer[..20]), 0, "{outcome:?}: the header's checksum");
+        assert_eq!(outer::plain_checksum(&answer[20..]), 0, "{outcome:?}: the checksum");
+    } else {
+        let len = (answer.len() - 40) as u16;
+        let summed = [&answer[8..40], &len.to_be_bytes(), &[0, 58], &answer[40..]].concat();
+        assert_eq!(outer::plain_checksum(&summed), 0, "{outcome:?}: the checksum");
     }
-    fn is_vip(&self, family: Family, address: Address) -> bool {
-        self.0.specs.iter().any(|spec| spec.has_vip(address.to_ip(family)))
-    }
-    fn gue_port(&self) -> agent::GuePort {
-        agent::GuePort::new(6080)
-    }
-    fn count(&self, _: agent::Reason, _: u64) {}
 }
