@@ -163,14 +163,21 @@ impl Director {
     /// The plain program, or the one for packets in several buffers where the root is for those.
     fn put(&self, array: &RawMap, place: &Place) -> Result<ProgramInfo, Error> {
         let Some(next) = place.next else {
-            let plain = match exchange(&self.dir, &self.program, array, place.position) {
-                Err(error) if is_invalid(&error) => error,
+            match exchange(&self.dir, &self.program, array, place.position) {
+                Err(error) if is_invalid(&error) => {}
                 other => return other,
-            };
+            }
             let frags = self.frags.as_ref().map(|frags| exchange(&self.dir, frags, array, place.position));
             return match frags {
                 Some(Ok(info)) => Ok(info),
-                _ => Err(other_kind(array, place, &self.program).unwrap_or(plain)),
+                _ => Err(other_kind(array, place, &self.program).unwrap_or_else(|| {
+                    place.refused(
+                        "the kernel takes neither the plain program nor the one for an MTU beyond one buffer beside \
+                         those there",
+                        "load the root for attachment type BPF_XDP, as libbpf does for the section `xdp`; \
+                         one marked `frags` takes Linux 5.18",
+                    )
+                })),
             };
         };
         let pin = |name: &str, pin: &str| (name.to_owned(), self.dir.join(pin));
@@ -281,26 +288,21 @@ fn foreign(place: &Place, id: u32) -> Error {
     )
 }
 
-/// Why the kernel takes none of the director's programs into the array, where it can be told.
+/// Why the kernel takes none of the director's programs into the array, where what it says of the array tells.
 fn other_kind(array: &RawMap, place: &Place, program: &Program) -> Option<Error> {
     let (kind, jited) = owner(array).ok()??;
     let ours = program.info().ok()?.is_jited();
     let compiled = |yes: bool| if yes { "compiled" } else { "interpreted" };
-    Some(if kind != sys::PROG_TYPE_XDP {
-        place.refused(
+    if kind != sys::PROG_TYPE_XDP {
+        return Some(place.refused(
             format!("its programs are of type {kind}, and the director is an XDP program (type 6)"),
             "give the program array of an XDP root",
-        )
-    } else if jited != ours {
+        ));
+    }
+    (jited != ours).then(|| {
         place.refused(
             format!("its programs are {}, and the director is {}", compiled(jited), compiled(ours)),
             "load the root and weir under the same net.core.bpf_jit_enable",
-        )
-    } else {
-        place.refused(
-            "the kernel takes neither the plain program nor the one for an MTU beyond one buffer beside those there",
-            "load the root for attachment type BPF_XDP, as libbpf does for the section `xdp`; \
-             one marked `frags` takes Linux 5.18",
         )
     })
 }
