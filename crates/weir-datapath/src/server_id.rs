@@ -182,6 +182,7 @@ fn tcp_option<F: Frame>(frame: &F, place: Place) -> Found {
     let mut at = Tcp::LEN;
     let mut seen = 0;
     while seen < MAX_OPTIONS {
+        // Changes nothing: a header has at most 60 bytes, and options end within. It tells the verifier so.
         at &= 0x3f;
         if at + OPTION[1] as usize > header_len {
             return Found::NONE;
@@ -192,7 +193,7 @@ fn tcp_option<F: Frame>(frame: &F, place: Place) -> Found {
         match kind {
             0 => return Found::NONE,
             1 => at += 1,
-            _ if len < 2 => return Found::NONE,
+            _ if len < 2 || at + len as usize > header_len => return Found::NONE,
             _ if [kind, len] == OPTION => return Found::new(u32::from_le_bytes([a, b, c, d])),
             _ => at += len as usize,
         }
