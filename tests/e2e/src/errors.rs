@@ -16,7 +16,7 @@ pub(crate) const SUITE: Suite = Suite {
     cases: &[
         Case { name: "unknown interface", run: unknown_interface },
         Case { name: "interface without native XDP, native asked for", run: no_native },
-        Case { name: "VIP and backend of families that cannot be wrapped", run: wrong_family },
+        Case { name: "a backend of another family for layer 2", run: wrong_family },
         Case { name: "duplicate service", run: duplicate_service },
         Case { name: "weight 0 everywhere", run: no_weight },
         Case { name: "backend without a route", run: no_route },
@@ -85,8 +85,12 @@ fn no_native(cx: &mut Context<'_>) -> anyhow::Result<()> {
 }
 
 fn wrong_family(cx: &mut Context<'_>) -> anyhow::Result<()> {
-    // An IPv6 packet cannot travel in an IPv4 one.
-    refuse(cx, |text| text.replacen("\"2001:db8:11::2\"", "\"10.0.11.2\"", 1), &["weir.toml:", "IPv6"], &[])
+    // A packet that is not wrapped cannot go to an address of another family.
+    let layer2 = |text: &str| {
+        let text = text.replacen("protocol = \"tcp\"", "protocol = \"tcp\"\nencapsulation = \"l2\"", 1);
+        text.replacen("\"10.0.11.2\"", "\"2001:db8:11::2\"", 1)
+    };
+    refuse(cx, layer2, &["weir.toml:", "IPv4"], &["ipip"])
 }
 
 fn duplicate_service(cx: &mut Context<'_>) -> anyhow::Result<()> {
