@@ -66,7 +66,7 @@ impl PackedOutcome {
             _ => Action::Drop,
         }
     }
-    /// Both. (`None` for a reason that does not exist, which [`PackedOutcome::new`] never packs.)
+    /// Both. (`None` for a reason that does not exist, which is never packed.)
     pub fn outcome(self) -> Option<Outcome> {
         Some(Outcome { action: self.action(), reason: Reason::from_index(self.0 as u32 & 0xffff)? })
     }

@@ -1,7 +1,7 @@
 //! Bytes to flow, for packets as nearly all are.
 //!
 //! Owns the order in which headers are read and every length check of the short way. May not touch tables and changes no
-//! byte. Gives up (`None`) on whatever is not plain: [`crate::layers`] reads that. Invariant: when a packet is returned,
+//! byte. Gives up (`None`) on whatever is not plain: the module `layers` reads that. Invariant: when a packet is returned,
 //! the Ethernet, IP and transport headers are wholly inside the frame *and* inside the IP packet, and the IP packet is
 //! wholly inside the frame.
 use crate::Frame;

@@ -70,6 +70,15 @@ fn stages<F: Frame, T: Tables>(frame: &mut F, tables: &T, scratch: &mut Scratch,
         step = Step::from_word(send(frame, tables, scratch, bytes));
     }
     let Scratch { parsed, chosen } = scratch;
+    // An answer would come from the MAC address the frame was sent to, and that must be one station's.
+    if parsed.link.ethernet.to_group() {
+        match step.kind() {
+            Step::ECHO => return Outcome::unforwarded(Reason::VipOther),
+            Step::UNREACHABLE => return Outcome::unforwarded(Reason::NoBackendDrop),
+            Step::TOO_BIG => return Outcome::unforwarded(Reason::TooBig),
+            _ => {}
+        }
+    }
     match step.kind() {
         Step::SENT => Outcome { action: Action::Send { ifindex: step.number() }, reason: chosen.reason },
         Step::ECHO => answered(reply::echo(frame, parsed), Reason::EchoReply, Reason::VipTruncated),
