@@ -64,6 +64,9 @@ enum Command {
     },
     /// Measure the datapath in nanoseconds per packet.
     Bench {
+        /// In packets per second instead, with live traffic through the attached program.
+        #[arg(long)]
+        live: bool,
         /// The last line of standard output is one JSON object.
         #[arg(long)]
         json: bool,
@@ -119,7 +122,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dist => dist::build(&workspace).map(|summary| report(&summary)),
         Command::Demo { json, keep, rest } => run::demo(&workspace, json, keep, &rest),
         Command::E2e { suite, rest } => run::e2e(&workspace, &suite, &rest),
-        Command::Bench { json, rest } => run::bench(&workspace, json, &rest),
+        Command::Bench { live, json, rest } => run::bench(&workspace, live, json, &rest),
         Command::Test => run::test(&workspace).map(done),
         Command::Ci => ci::run(&workspace),
         Command::CheckDeps => deps::check(&workspace).map(|summary| report(&summary)),

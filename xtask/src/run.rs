@@ -56,11 +56,16 @@ pub(crate) fn e2e(workspace: &Workspace, suites: &[OsString], rest: &[OsString])
 }
 
 /// Measures the datapath.
-pub(crate) fn bench(workspace: &Workspace, json: bool, rest: &[OsString]) -> anyhow::Result<ExitCode> {
+pub(crate) fn bench(
+    workspace: &Workspace,
+    live: bool,
+    json: bool,
+    rest: &[OsString],
+) -> anyhow::Result<ExitCode> {
     setup::for_building()?;
     let programs = workspace.executables(&["weir-bench"], &["weir-bench"])?;
     let mut command = as_root(&programs[0])?;
-    command.args(json.then_some("--json")).args(rest);
+    command.args(live.then_some("--live")).args(json.then_some("--json")).args(rest);
     replace_with(command)
 }
 

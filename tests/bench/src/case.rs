@@ -48,6 +48,13 @@ pub(crate) struct Case {
     pub reason: Option<Reason>,
 }
 
+impl Case {
+    /// Length of the packet that comes out.
+    pub(crate) fn out_len(&self) -> usize {
+        self.packet.len() + self.outer
+    }
+}
+
 /// Times of one case, nanoseconds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples {
@@ -74,6 +81,16 @@ impl Samples {
         };
         middle(&self.gross).saturating_sub(middle(&self.harness))
     }
+}
+
+/// The cases that run with live traffic too.
+const LIVE: [&str; 5] = ["floor", "iptunnel", "tcp4_hit_1", "tcp4_hit_10k", "gue4_hit_1"];
+
+/// The cases with live traffic; the references first.
+pub(crate) fn live(only: Option<&str>) -> Vec<Case> {
+    let mut cases = all(only);
+    cases.retain(|case| LIVE.contains(&case.name.as_str()));
+    cases
 }
 
 /// All cases; the references first.
@@ -134,4 +151,17 @@ pub(crate) fn all(only: Option<&str>) -> Vec<Case> {
             || matches!(case.target, Target::Floor | Target::Iptunnel)
     });
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn live_cases_are_among_all_and_the_references_always() {
+        let names = |only| live(only).into_iter().map(|case| case.name).collect::<Vec<_>>();
+        assert_eq!(names(None), LIVE);
+        assert_eq!(names(Some("gue")), ["floor", "iptunnel", "gue4_hit_1"]);
+        assert_eq!(names(Some("lru_")), ["floor", "iptunnel"]);
+    }
 }

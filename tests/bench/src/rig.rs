@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail, ensure};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::Ordering;
 use weir_abi::{Count, Reason, map};
-use weir_kernel::bpf::{LoadOptions, Loaded, Mapped, Program, RawMap, load, test_run};
+use weir_kernel::bpf::{LoadOptions, Loaded, Mapped, Program, RawMap, TestRun, load, test_run};
 use weir_testkit::{Image, ServiceSpec, Travel};
 
 /// Flow buckets of the director: 4 M flows, so that 1 M flows load it to a quarter.
@@ -30,14 +30,25 @@ pub(crate) struct Rig {
     director: (Program, RawMap),
     lru: (Program, RawMap),
     flows: Mapped<8>,
+    bench: Loaded,
     // The maps live as long as the objects that own them.
-    _bench: Loaded,
     _director: Loaded,
 }
 
 impl Rig {
+    /// For test runs.
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let image = image();
+        Self::load(LOOPBACK, &[])
+    }
+
+    /// For packets that come in by the interface `ifindex` and go out by it. Without the LRU variant's memory, which
+    /// would take most of the time there is.
+    pub(crate) fn on_wire(ifindex: u32) -> anyhow::Result<Self> {
+        Self::load(ifindex, &[("BENCH_LRU".to_owned(), 1)])
+    }
+
+    fn load(ifindex: u32, other_sizes: &[(String, u32)]) -> anyhow::Result<Self> {
+        let image = image(ifindex);
         let mut sizes = LoadOptions {
             max_entries: vec![
                 (map::RINGS.to_owned(), image.rings.len() as u32),
@@ -45,6 +56,7 @@ impl Rig {
             ],
             ..LoadOptions::default()
         };
+        sizes.max_entries.extend_from_slice(other_sizes);
         let mut bench = load("bench", &sizes)?;
         sizes.max_entries.push((map::FLOWS.to_owned(), FLOW_BUCKETS));
         let mut director = load("director", &sizes)?;
@@ -61,12 +73,21 @@ impl Rig {
             flows: Mapped::new(&director.map(map::FLOWS)?)?,
             lru: (bench.program("lru")?, bench.map(map::REASONS)?),
             director: (director.program("director")?, director.map(map::REASONS)?),
-            _bench: bench,
+            bench,
             _director: director,
         })
     }
 
-    fn program(&self, target: Target) -> &Program {
+    /// A program of the benchmark's own, and maps.
+    pub(crate) fn bench_program(&mut self, name: &str) -> anyhow::Result<Program> {
+        Ok(self.bench.program(name)?)
+    }
+
+    pub(crate) fn bench_map(&self, name: &str) -> anyhow::Result<RawMap> {
+        Ok(self.bench.map(name)?)
+    }
+
+    pub(crate) fn program(&self, target: Target) -> &Program {
         match target {
             Target::Floor => &self.floor,
             Target::Iptunnel => &self.iptunnel,
@@ -108,11 +129,7 @@ impl Rig {
             case.name,
             run.retval
         );
-        ensure!(
-            run.packet.len() == case.packet.len() + case.outer,
-            "{}: not wrapped exactly once",
-            case.name
-        );
+        ensure!(run.packet.len() == case.out_len(), "{}: not wrapped exactly once", case.name);
         if let Some(reason) = case.reason {
             let packets = |counts: &[Count]| counts[reason as usize].packets;
             let counted = packets(&after) - packets(&before);
@@ -125,13 +142,8 @@ impl Rig {
         Ok((harness.as_nanos() as u32, run.duration.as_nanos() as u32))
     }
 
-    fn run(
-        &self,
-        case: &Case,
-        target: &Program,
-        repeat: u32,
-        salt: u32,
-    ) -> anyhow::Result<weir_kernel::bpf::TestRun> {
+    /// Says which packets the driver or the generator makes, from the first on.
+    pub(crate) fn configure(&self, case: &Case, salt: u32) -> anyhow::Result<()> {
         let word = |bytes: &[u8]| {
             let mut word = [0; 8];
             word[..bytes.len()].copy_from_slice(bytes);
@@ -147,13 +159,18 @@ impl Rig {
             0,
             u64::from(case.services - 1),
         ];
-        self.config.set(&0u32.to_ne_bytes(), &bytes_of(&words), 0)?;
+        Ok(self.config.set(&0u32.to_ne_bytes(), &bytes_of(&words), 0)?)
+    }
+
+    fn run(&self, case: &Case, target: &Program, repeat: u32, salt: u32) -> anyhow::Result<TestRun> {
+        self.configure(case, salt)?;
         let fd = target.as_fd().as_raw_fd();
         self.targets.set(&0u32.to_ne_bytes(), &fd.to_ne_bytes(), 0)?;
         Ok(test_run(&self.driver, &case.packet, None, repeat)?)
     }
 
-    fn reasons(&self, target: Target) -> anyhow::Result<Vec<Count>> {
+    /// What was counted under each reason so far.
+    pub(crate) fn reasons(&self, target: Target) -> anyhow::Result<Vec<Count>> {
         let counters = match target {
             Target::Lru => &self.lru.1,
             _ => &self.director.1,
@@ -171,13 +188,13 @@ impl Rig {
     }
 }
 
-fn bytes_of(words: &[u64]) -> Vec<u8> {
+pub(crate) fn bytes_of(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
 /// One TCP service for each family, one of UDP and one in GUE over IPv4, 100 backends each, rings of about 160 slots a
-/// backend; and many small services.
-fn image() -> Image {
+/// backend; and many small services. All backends are reached by the interface `ifindex`.
+fn image(ifindex: u32) -> Image {
     let backends4 = (1..=BACKENDS).map(|n| std::net::IpAddr::from([10, 1, 0, n]));
     let backends6 =
         (1..=BACKENDS).map(|n| std::net::IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 1, u16::from(n)]));
@@ -197,7 +214,7 @@ fn image() -> Image {
             ..ServiceSpec::tcp(VIP4, &[])
         }
     }));
-    let mut image = Image::new(specs, LOOPBACK);
+    let mut image = Image::new(specs, ifindex);
     image.set_flow_geometry(FLOW_BUCKETS, TICK_SHIFT);
     image
 }

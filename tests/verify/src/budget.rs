@@ -33,7 +33,7 @@ pub(crate) const BUDGETS: [Budget; 8] = [
     budget("pass", "pass", 10),
 ];
 
-/// Objects that are never attached, and may need a newer kernel than weir.
+/// Objects that weir never attaches, and may need a newer kernel than weir.
 pub(crate) const NEVER_ATTACHED: [&str; 1] = ["bench"];
 
 /// Holds what the kernel says of a program against its budget: what it cost, as words, either way.

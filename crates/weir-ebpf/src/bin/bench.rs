@@ -44,6 +44,59 @@ fn driver(ctx: XdpContext) -> u32 {
     XDP_ABORTED
 }
 
+/// Sends a packet as good as new: for live runs, in which the kernel restores its length.
+#[xdp]
+fn generator(ctx: XdpContext) -> u32 {
+    if restore(&ctx).is_none() { XDP_ABORTED } else { XDP_TX }
+}
+
+/// What comes back: packets of the length awaited, and others.
+#[map]
+static BENCH_RETURNED: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+/// The length awaited, and the first packet that came back since it was written.
+#[map]
+static BENCH_AWAITED: Array<Awaited> = Array::with_max_entries(1, 0);
+
+/// Value of [`BENCH_AWAITED`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Awaited {
+    len: u64,
+    /// Of the packet seen; 0: none yet.
+    seen: u64,
+    /// Its beginning, as many whole words as it has.
+    head: [u64; 9],
+}
+
+/// Counts what comes back and drops it.
+#[xdp]
+fn sink(ctx: XdpContext) -> u32 {
+    let frame = XdpFrame::<false>(&ctx);
+    let (Some(awaited), Some(returned)) = (BENCH_AWAITED.get_ptr_mut(0), BENCH_RETURNED.get_ptr_mut(0))
+    else {
+        return XDP_ABORTED;
+    };
+    // SAFETY: a value of this map, written by user space between runs and by this program on one CPU during them.
+    let awaited = unsafe { &mut *awaited };
+    // SAFETY: a per-CPU value, ours alone while the program runs.
+    let returned = unsafe { &mut *returned };
+    let len = frame.len() as u64;
+    if awaited.seen == 0 {
+        for (number, word) in awaited.head.iter_mut().enumerate() {
+            // Word by word: of more bytes at once the compiler makes a call of memmove().
+            let Some(bytes) = frame.at::<[u8; 8]>(8 * number) else { break };
+            *word = u64::from_ne_bytes(*bytes);
+        }
+        awaited.seen = len;
+    }
+    if len == awaited.len {
+        returned[0] += 1;
+    } else {
+        returned[1] += 1;
+    }
+    XDP_DROP
+}
+
 #[inline(always)]
 fn restore(ctx: &XdpContext) -> Option<()> {
     let config = BENCH_DRIVER.get_ptr_mut(0)?;
