@@ -32,8 +32,9 @@ pub fn xdp_action(ctx: &XdpContext, action: Action) -> u32 {
 /// Room for what the stages of the long way hand on, one for each CPU: programs on a CPU do not interrupt each other.
 pub type ScratchMap = PerCpuArray<MaybeUninit<Scratch>>;
 
-/// This CPU's scratch.
+/// This CPU's scratch. Called once in a run of a program.
 #[inline(always)]
+#[expect(clippy::mut_from_ref, reason = "a map is a handle; what it leads to is this CPU's alone")]
 pub fn scratch(map: &'static ScratchMap) -> Option<&'static mut Scratch> {
     let room = map.get_ptr_mut(0)?;
     // SAFETY: a per-CPU map value, ours alone while the program runs, which is as long as the caller can keep the

@@ -18,11 +18,14 @@ impl<const REREAD: bool> XdpFrame<'_, REREAD> {
         if !REREAD {
             return (self.0.data(), self.0.data_end());
         }
-        let ctx = self.0.ctx;
         // SAFETY: the context is the one the kernel called us with, and valid while the program runs.
-        let start = unsafe { (&raw const (*ctx).data).read_volatile() };
+        let data = unsafe { &raw const (*self.0.ctx).data };
         // SAFETY: as above.
-        let end = unsafe { (&raw const (*ctx).data_end).read_volatile() };
+        let data_end = unsafe { &raw const (*self.0.ctx).data_end };
+        // SAFETY: fields of the context, as above.
+        let start = unsafe { data.read_volatile() };
+        // SAFETY: as above.
+        let end = unsafe { data_end.read_volatile() };
         (start as usize, end as usize)
     }
 
@@ -71,7 +74,8 @@ impl<const REREAD: bool> Frame for XdpFrame<'_, REREAD> {
         // By helper: a compiler that sees this many bytes loads all of them at once, onto the stack.
         // SAFETY: `LEN` bytes at `pointer` are inside the packet, and the helper only reads them; nothing is compared
         // with, so that pointer may be null.
-        Some(unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, pointer.cast(), LEN as u32, 0) } as u32)
+        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, pointer.cast(), LEN as u32, 0) };
+        Some(sum.cast_unsigned() as u32)
     }
     #[inline(always)]
     fn cut_tail(&mut self, len: usize) -> Result<(), NoRoom> {

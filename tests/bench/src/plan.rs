@@ -3,6 +3,7 @@
 //! Owns: the cases. May not touch: the kernel; the tables are [`weir_plan::Model`]'s, plain memory like the mapped ones.
 //! Invariant: a case that is reported was planned in full: another plan would be empty.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
@@ -102,14 +103,13 @@ fn desired(round: usize) -> anyhow::Result<Desired> {
     let mut text = "[director]\ninterfaces = [\"eth0\"]\n".to_owned();
     for service in 0..SERVICES {
         let [high, low] = service.to_be_bytes();
-        text += &format!(
-            "[[service]]\nvip = \"198.18.{high}.{low}\"\nport = 80\nprotocol = \"tcp\"\nbackend = [\n"
-        );
+        let vip = format!("198.18.{high}.{low}");
+        writeln!(text, "[[service]]\nvip = \"{vip}\"\nport = 80\nprotocol = \"tcp\"\nbackend = [")?;
         for backend in 1..=BACKENDS {
             let weight = 1 + (usize::from(backend) + round) % 2;
-            text += &format!("{{ address = \"10.{high}.{low}.{backend}\", weight = {weight} }},\n");
+            writeln!(text, "{{ address = \"10.{high}.{low}.{backend}\", weight = {weight} }},")?;
         }
-        text += "]\n";
+        writeln!(text, "]")?;
     }
     let config = weir_config::parse("benchmark", &text)?;
     let hop = NextHop {
