@@ -50,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let rig = rig::Rig::new().context("setting up the benchmark needs root and a kernel with BPF")?;
+    let times = args.only.is_none().then(plan::measure).transpose()?;
     let cases = case::all(args.only.as_deref());
     let mut results: Vec<case::Samples> = cases.iter().map(|_| case::Samples::default()).collect();
     for round in 1..=args.rounds {
@@ -61,7 +62,6 @@ fn main() -> anyhow::Result<()> {
     }
     eprintln!();
     let report = report::Report::new(&cases, &results, &rig)?;
-    let times = args.only.is_none().then(plan::measure).transpose()?;
     let json = || {
         let mut object = report.json();
         if let Some(times) = &times {

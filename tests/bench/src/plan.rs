@@ -70,7 +70,7 @@ fn ring() -> anyhow::Result<f64> {
 /// The rings of all services built anew and swapped in, because every weight changed.
 fn services() -> anyhow::Result<f64> {
     let limits = Limits {
-        service_entries: 1 << 13,
+        service_entries: 1 << 14,
         ring_slots: 1 << 25,
         backends: 1 << 17,
         servers: 1,

@@ -9,6 +9,8 @@ use weir_testkit::{Image, ServiceSpec, Travel};
 
 /// Flow buckets of the director: 4 M flows, so that 1 M flows load it to a quarter.
 const FLOW_BUCKETS: u32 = 1 << 19;
+/// How often a sample of the LRU variant is tried.
+const LRU_ATTEMPTS: u32 = 4;
 /// Backends behind each service.
 const BACKENDS: u8 = 100;
 /// Jiffies to ticks at 250 Hz, about 8 s.
@@ -114,6 +116,19 @@ impl Rig {
 
     /// One sample: nanoseconds of the harness, and of harness and program together. `round` salts fresh flows.
     pub(crate) fn measure(&self, case: &Case, repeat: u32, round: u32) -> anyhow::Result<(u32, u32)> {
+        // The kernel's LRU, near what it can hold on one CPU, now and then forgets flows that it was just told. Such a
+        // sample is not the case it claims to be; another one may be.
+        let attempts = if case.target == Target::Lru { LRU_ATTEMPTS } else { 1 };
+        let mut outcome = self.sample(case, repeat, round);
+        for _ in 1..attempts {
+            if outcome.is_err() {
+                outcome = self.sample(case, repeat, round);
+            }
+        }
+        outcome
+    }
+
+    fn sample(&self, case: &Case, repeat: u32, round: u32) -> anyhow::Result<(u32, u32)> {
         let repeat = if case.fresh { case.flows } else { repeat.max(case.flows) };
         let salt = if case.fresh { round << 14 } else { 0 };
         self.warm(case)?;
