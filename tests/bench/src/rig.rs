@@ -1,6 +1,6 @@
 //! The programs under test, their tables, and the driver that feeds them.
 use crate::case::{Case, FIRST_OF_MANY, GUE_VIP4, SERVICES, Target, VIP4, VIP6};
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::Ordering;
 use weir_abi::{Count, Reason, map};
@@ -190,16 +190,7 @@ impl Rig {
             Target::Lru => &self.lru.1,
             _ => &self.director.1,
         };
-        (0..Reason::COUNT)
-            .map(|index| {
-                let cpus = counters.get_per_cpu(&index.to_ne_bytes())?.context("a counter is missing")?;
-                Ok(cpus.iter().fold(Count::default(), |sum, value| {
-                    let field =
-                        |at: usize| u64::from_ne_bytes(value[at..at + 8].try_into().unwrap_or_default());
-                    Count { packets: sum.packets + field(0), bytes: sum.bytes + field(8) }
-                }))
-            })
-            .collect()
+        Ok(counters.counts(Reason::COUNT)?)
     }
 }
 

@@ -70,16 +70,9 @@ impl Unwrapper {
         Ok(Made { rc: run.retval, packet: run.packet, reason: reason.label() })
     }
 
-    /// Packets by reason, over all CPUs.
+    /// Packets and bytes by reason, over all CPUs.
     fn counts(&self) -> anyhow::Result<Vec<Count>> {
-        let packets = |index: u32| {
-            let cpus =
-                self.reasons.get_per_cpu(&index.to_ne_bytes())?.context("a reason without a counter")?;
-            let of_cpu =
-                |value: &Vec<u8>| value.first_chunk::<8>().map_or(0, |word| u64::from_ne_bytes(*word));
-            anyhow::Ok(Count { packets: cpus.iter().map(of_cpu).sum(), bytes: 0 })
-        };
-        (0..Reason::COUNT).map(packets).collect()
+        Ok(self.reasons.counts(Reason::COUNT)?)
     }
 }
 

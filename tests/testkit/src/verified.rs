@@ -139,12 +139,12 @@ impl Kernel {
 
     /// The counters of all reasons.
     pub fn reasons(&self) -> Vec<Count> {
-        counts(&self.reasons, Reason::COUNT)
+        self.reasons.counts(Reason::COUNT).expect("readable")
     }
 
     /// The counters of the first `len` backends.
     pub fn backend_counts(&self, len: u32) -> Vec<Count> {
-        counts(&self.backend_counts, len)
+        self.backend_counts.counts(len).expect("readable")
     }
 
     /// The flow table, word by word.
@@ -209,17 +209,6 @@ fn stay_on_one_cpu() {
     let mut one = CpuSet::new();
     one.set(cpu).expect("a CPU that was in such a set");
     sched_setaffinity(this_thread, &one).expect("a thread may stay where it may run");
-}
-
-fn counts(map: &RawMap, len: u32) -> Vec<Count> {
-    let sum = |index: u32| {
-        let cpus = map.get_per_cpu(&index.to_ne_bytes()).expect("readable").expect("inside the array");
-        cpus.iter().fold(Count::default(), |sum, value| {
-            let field = |at: usize| u64::from_ne_bytes(value[at..at + 8].try_into().expect("eight bytes"));
-            Count { packets: sum.packets + field(0), bytes: sum.bytes + field(8) }
-        })
-    };
-    (0..len).map(sum).collect()
 }
 
 /// Differences of two readings of the counters.

@@ -114,17 +114,6 @@ impl Kernel {
     }
 }
 
-fn counts(map: &RawMap, len: u32) -> Vec<Count> {
-    let sum = |index: u32| {
-        let cpus = map.get_per_cpu(&index.to_ne_bytes()).expect("readable").expect("inside the array");
-        cpus.iter().fold(Count::default(), |sum, value| {
-            let field = |at: usize| u64::from_ne_bytes(value[at..at + 8].try_into().expect("eight bytes"));
-            Count { packets: sum.packets + field(0), bytes: sum.bytes + field(8) }
-        })
-    };
-    (0..len).map(sum).collect()
-}
-
 fn assert_counted_once(before: &[Count], after: &[Count], index: u32, bytes: u64, what: &str) {
     for (at, (before, after)) in before.iter().zip(after).enumerate() {
         let mut expected = *before;
@@ -248,7 +237,7 @@ fn unwrapping_agrees(program: &str, seed: u64) {
     let (drop, pass) = if is_tc { (TC_ACT_SHOT, TC_ACT_UNSPEC) } else { (XDP_DROP, XDP_PASS) };
     let (mut kernel, mut random) = (Kernel::new(), Random(seed));
     let mut seen = [0usize; Reason::COUNT as usize];
-    let mut before = counts(&kernel.reasons, Reason::COUNT);
+    let mut before = kernel.reasons.counts(Reason::COUNT).expect("readable");
     for round in 0..ROUNDS {
         let packet = arriving(&mut random);
         if is_tc && !tc_takes(&packet) {
@@ -270,7 +259,7 @@ fn unwrapping_agrees(program: &str, seed: u64) {
                 assert_eq!(out, frame.bytes(), "{what}");
             }
         }
-        let after = counts(&kernel.reasons, Reason::COUNT);
+        let after = kernel.reasons.counts(Reason::COUNT).expect("readable");
         assert_counted_once(&before, &after, reason as u32, packet.len() as u64, &what);
         assert_eq!(*host.unwrapped.borrow(), [(reason, packet.len() as u64)]);
         before = after;
@@ -300,11 +289,11 @@ fn a_packet_in_several_buffers_is_unwrapped_whole() {
         let mut outer = Builder::new(DIRECTOR_ADDRESSES[1], OWN[1]);
         outer.payload = inner[14..].to_vec();
         let packet = outer.ip(IpProtocol::IPV4, &[]);
-        let before = counts(&kernel.reasons, Reason::COUNT);
+        let before = kernel.reasons.counts(Reason::COUNT).expect("readable");
         let (retval, out) = kernel.run(agent::UNWRAP_FRAGS, &packet);
         assert_eq!(retval, XDP_PASS, "{size}");
         assert!(out == inner, "{size}: unwrapped to something else");
-        let after = counts(&kernel.reasons, Reason::COUNT);
+        let after = kernel.reasons.counts(Reason::COUNT).expect("readable");
         let unwrapped = Reason::Unwrapped4In6 as u32;
         assert_counted_once(&before, &after, unwrapped, packet.len() as u64, &format!("{size}"));
     }
@@ -319,7 +308,7 @@ fn tc_and_host_unwrap_alike() {
 fn tc_and_host_clamp_alike() {
     let (mut kernel, mut random) = (Kernel::new(), Random(3));
     let mut seen = [0usize; ClampReason::COUNT as usize];
-    let mut before = counts(&kernel.clamps, ClampReason::COUNT);
+    let mut before = kernel.clamps.counts(ClampReason::COUNT).expect("readable");
     for round in 0..ROUNDS {
         let packet = leaving(&mut random);
         if !tc_takes(&packet) {
@@ -333,7 +322,7 @@ fn tc_and_host_clamp_alike() {
         assert_eq!(retval, TC_ACT_UNSPEC, "{what}");
         assert_eq!(out, frame.bytes(), "{what}");
         assert_eq!(out == packet, reason.verdict() == Clamp::Untouched, "{what}");
-        let after = counts(&kernel.clamps, ClampReason::COUNT);
+        let after = kernel.clamps.counts(ClampReason::COUNT).expect("readable");
         assert_counted_once(&before, &after, reason as u32, packet.len() as u64, &what);
         assert_eq!(*host.clamped.borrow(), [(reason, packet.len() as u64)]);
         before = after;

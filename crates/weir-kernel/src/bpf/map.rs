@@ -10,6 +10,8 @@ use std::{
     sync::OnceLock,
 };
 
+use weir_abi::Count;
+
 use super::{Error, sys};
 
 /// What the kernel says about a map.
@@ -171,6 +173,16 @@ impl RawMap {
         }
     }
 
+    /// The counter at `index` of an array of [`Count`]s, all CPUs together; zero outside of it.
+    pub fn count(&self, index: u32) -> Result<Count, Error> {
+        Ok(self.get(&index.to_ne_bytes())?.map(|value| sum(&value)).unwrap_or_default())
+    }
+
+    /// The first `len` counters of an array of [`Count`]s, all CPUs together.
+    pub fn counts(&self, len: u32) -> Result<Vec<Count>, Error> {
+        Ok(self.values(len)?.iter().map(|value| sum(value)).collect())
+    }
+
     /// Bytes of one CPU's copy of a value.
     pub(crate) fn stride(&self) -> usize {
         (self.info.value_size as usize).next_multiple_of(8)
@@ -201,6 +213,15 @@ impl AsFd for RawMap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Adds up all CPUs' counts.
+fn sum(value: &[u8]) -> Count {
+    let (words, _) = value.as_chunks::<8>();
+    words.chunks_exact(2).fold(Count::default(), |total, cpu| Count {
+        packets: total.packets.wrapping_add(u64::from_ne_bytes(cpu[0])),
+        bytes: total.bytes.wrapping_add(u64::from_ne_bytes(cpu[1])),
+    })
 }
 
 fn is_absent(error: &io::Error) -> bool {

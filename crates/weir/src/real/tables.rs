@@ -148,12 +148,12 @@ impl Tables {
 
     /// Arriving packets by reason, over all CPUs.
     pub(super) fn arriving(&self) -> anyhow::Result<Vec<(Reason, Count)>> {
-        Reason::ALL.iter().map(|&reason| Ok((reason, sum(&self.reasons, reason as u32)?))).collect()
+        Reason::ALL.iter().map(|&reason| Ok((reason, self.reasons.count(reason as u32)?))).collect()
     }
 
     /// Leaving packets by reason, over all CPUs.
     pub(super) fn leaving(&self) -> anyhow::Result<Vec<(ClampReason, Count)>> {
-        ClampReason::ALL.iter().map(|&reason| Ok((reason, sum(&self.clamps, reason as u32)?))).collect()
+        ClampReason::ALL.iter().map(|&reason| Ok((reason, self.clamps.count(reason as u32)?))).collect()
     }
 
     /// Begins to count arriving packets anew.
@@ -176,15 +176,4 @@ fn addresses(knowledge: &Knowledge<'_>) -> Vec<(Vec<u8>, u64)> {
     };
     let own = knowledge.own.iter().map(|ip| (key(*ip), role::OWN));
     own.chain(knowledge.vips.iter().map(|ip| (key(*ip), role::VIP))).collect()
-}
-
-fn sum(map: &RawMap, index: u32) -> anyhow::Result<Count> {
-    let mut total = Count::default();
-    for cpu in map.get_per_cpu(&index.to_ne_bytes())?.unwrap_or_default() {
-        let word =
-            |at: usize| cpu.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes);
-        total.packets += word(0);
-        total.bytes += word(8);
-    }
-    Ok(total)
 }

@@ -305,18 +305,17 @@ impl Director {
 
     /// Packets and bytes by [`Reason`], indexed by its number.
     pub fn reasons(&self) -> Result<Vec<Count>, Error> {
-        sums(&self.reasons, Reason::COUNT)
+        self.reasons.counts(Reason::COUNT)
     }
 
     /// Packets and bytes of all backends, indexed by id; the first `count` ids.
     pub fn all_backend_counts(&self, count: u32) -> Result<Vec<Count>, Error> {
-        sums(&self.backend_counts, count)
+        self.backend_counts.counts(count)
     }
 
     /// Packets and bytes of the backend `id`.
     pub fn backend_count(&self, id: u32) -> Result<Count, Error> {
-        let value = self.backend_counts.get(&id.to_ne_bytes())?;
-        Ok(value.map(|value| sum(&value)).unwrap_or_default())
+        self.backend_counts.count(id)
     }
 
     /// Sets the counters of `id` to zero, for an id used anew: call it when nothing counts there any more, because a
@@ -369,17 +368,4 @@ fn replace_pin(program: &Program, dir: &Path) -> Result<(), Error> {
     pins::unlink(&new)?;
     program.pin(&new)?;
     fs::rename(&new, &pin).map_err(Error::doing(format!("rename {} to {}", new.display(), pin.display())))
-}
-
-fn sums(map: &RawMap, count: u32) -> Result<Vec<Count>, Error> {
-    Ok(map.values(count)?.iter().map(|value| sum(value)).collect())
-}
-
-/// Adds up all CPUs' counts.
-fn sum(value: &[u8]) -> Count {
-    let (words, _) = value.as_chunks::<8>();
-    words.chunks_exact(2).fold(Count::default(), |total, cpu| Count {
-        packets: total.packets.wrapping_add(u64::from_ne_bytes(cpu[0])),
-        bytes: total.bytes.wrapping_add(u64::from_ne_bytes(cpu[1])),
-    })
 }
